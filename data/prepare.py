@@ -1,0 +1,399 @@
+"""A published corpus -> a data folder: labeled, unlabeled, valid and test splits, and an account of every sentence.
+
+    python data/prepare.py craft                                   # download the corpus, write data/craft/real
+    python data/prepare.py craft --source ~/CRAFT-5.0.2.zip        # ... from an archive or a folder that you have
+    python data/prepare.py ptb --source ~/nltk_data/corpora/treebank.zip --labeled 500
+    python data/prepare.py snips --out /tmp/snips --seed 1 --max-words 20
+
+Gold for training is drawn at random from the corpus's training part: `--labeled` sentences go to labeled.jsonl, of which a
+run uses the first 50 unless told otherwise, all the others to unlabeled.jsonl. The same seed gives the same bytes.
+
+Valid and test are the corpus's own. Sentences of the training part that also stand in valid or test (headings such as
+"Results", common requests) are left out, and so are repetitions: a student would be asked to label what it was trained on.
+"""
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the package `data`, from any folder
+
+from tqdm import tqdm  # noqa: E402
+
+from data.splits import DataError, Example, write_atomically, write_jsonl  # noqa: E402
+from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
+
+PARTS = ("train", "valid", "test")
+
+
+class Sentence(NamedTuple):
+    """One sentence of a corpus, or the reason why it is none for us."""
+    part: str  # "train", "valid" or "test"
+    input: str
+    output: str
+    reason: str = ""  # why it is left out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The corpora. Each reader gets the corpus's files, {path: bytes}, and accounts for every sentence in them.
+
+TREES = ("Bracket the constituents of the sentence: put every phrase between brackets, without labels, "
+         "and keep all words in order.")
+SLOTS = ("Tag every word of the request: B-x for the first word of a slot x, I-x for the words that continue it, "
+         "O for a word outside all slots.")
+
+CORPORA = {
+    "craft": {
+        "task": "tree", "instruction": TREES, "name": "CRAFT", "licence": "CC BY 3.0",
+        "source": "https://github.com/UCDenver-ccp/CRAFT (5.0.2)",
+    },
+    "ptb": {
+        "task": "tree", "instruction": TREES, "name": "Penn Treebank, Wall Street Journal",
+        "licence": "LDC; NLTK's sample is for non-commercial use only", "source": "https://www.nltk.org/nltk_data (treebank)",
+    },
+    "atis": {
+        "task": "slots", "instruction": SLOTS, "name": "ATIS", "licence": "for research",
+        "source": "https://github.com/MiuLab/SlotGated-SLU (data/atis)",
+    },
+    "snips": {
+        "task": "slots", "instruction": SLOTS, "name": "Snips", "licence": "CC0 1.0",
+        "source": "https://github.com/MiuLab/SlotGated-SLU (data/snips)",
+    },
+}
+
+# The part of a path that a reader needs; what comes before it (CRAFT-5.0.2/, treebank/combined/) does not matter.
+FILES = {
+    "craft": r"structural-annotation/treebank/penn/[^/]+\.tree|articles/ids/craft-ids-(?:train|dev|test)\.txt",
+    "ptb": r"wsj_\d{4}\.mrg",
+    "atis": r"(?:train|valid|test)/seq\.(?:in|out)",
+    "snips": r"(?:train|valid|test)/seq\.(?:in|out)",
+}
+
+
+def read_craft(files: dict[str, str]) -> Iterator[Sentence]:
+    """The articles' official split: 60 for training, 7 for development, 30 of the 2019 shared task for testing."""
+    part_of = {}
+    for part, ids in (("train", "train"), ("valid", "dev"), ("test", "test")):
+        path = f"articles/ids/craft-ids-{ids}.txt"
+        for article in split_words(_need(files, path)):
+            if part_of.setdefault(article, part) != part:
+                raise DataError(f"{path}: expected each article in one list, found {article} in two")
+            _need(files, f"structural-annotation/treebank/penn/{article}.tree")
+    for path, text in files.items():
+        if path.endswith(".tree"):
+            article = Path(path).stem
+            if article not in part_of:
+                raise DataError(f"{path}: expected articles/ids/craft-ids-*.txt to list the article, found it in none")
+            yield from _trees(part_of[article], text)
+
+
+def read_ptb(files: dict[str, str]) -> Iterator[Sentence]:
+    """NLTK's sample (files 1 to 199): 1-140, 141-160, 161-199. The whole treebank: sections 2-21, 22, 23, as parsers do."""
+    numbers = {path: int(re.search(r"\d{4}", path)[0]) for path in files}
+    whole = max(numbers.values()) > 199
+    for path, text in files.items():
+        number = numbers[path]
+        if not whole:
+            part = "train" if number <= 140 else "valid" if number <= 160 else "test"
+        else:
+            section = number // 100
+            part = {22: "valid", 23: "test"}.get(section, "train")
+            if section not in range(2, 24):
+                yield from (s._replace(reason="section not in the standard split") for s in _trees(part, text))
+                continue
+        yield from _trees(part, text)
+
+
+def _trees(part: str, text: str) -> Iterator[Sentence]:
+    """One sentence a tree. A tree begins where a line begins with a bracket, so that a broken one costs only itself."""
+    for penn in re.split(r"(?m)^(?=\()", text):
+        if not penn.strip():
+            continue
+        try:
+            tree = clean(read_penn(penn))
+        except ValueError:
+            yield Sentence(part, "", "", "unreadable tree")
+            continue
+        if tree.words:
+            yield Sentence(part, " ".join(tree.words), write_penn(tree))
+        else:
+            yield Sentence(part, "", "", "no words but traces")
+
+
+def read_slots(files: dict[str, str]) -> Iterator[Sentence]:
+    """Words in seq.in, tags in seq.out, line by line. The intents (label) are another task."""
+    for part in PARTS:
+        requests, frames = (_need(files, f"{part}/seq.{end}").removesuffix("\n").split("\n") for end in ("in", "out"))
+        if len(requests) != len(frames):
+            raise DataError(f"{part}/seq.out: expected {len(requests)} lines, as in {part}/seq.in, found {len(frames)}")
+        for request, frame in zip(requests, frames):
+            words, tags = split_words(request), split_words(frame)
+            reason = ""
+            if not words:
+                reason = "no words"
+            elif len(words) != len(tags):
+                reason = "not one tag a word"
+            elif not all(re.fullmatch(r"O|[BI]-.+", tag) for tag in tags):
+                reason = "a tag other than O, B-x, I-x"
+            yield Sentence(part, " ".join(words), " ".join(tags), reason)
+
+
+READERS = {"craft": read_craft, "ptb": read_ptb, "atis": read_slots, "snips": read_slots}
+
+
+def _need(files: dict[str, str], path: str) -> str:
+    if path not in files:
+        raise DataError(f"{path}: expected this file in the corpus, found none")
+    return files[path]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where the files come from
+
+DOWNLOADS = {  # corpus -> {file: (address, sha256)}
+    # GitHub makes this archive anew from the tag, so its bytes are not fixed: the articles and sentences are counted instead.
+    "craft": {"CRAFT-5.0.2.zip": ("https://github.com/UCDenver-ccp/CRAFT/archive/refs/tags/v5.0.2.zip", None)},
+    "ptb": {"treebank.zip": ("https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/treebank.zip",
+                             "9da92d76c3666cfb6cddeaed0f7e86b344cce0f0928a286d439e555f19c37399")},
+    **{corpus: {file: (f"https://raw.githubusercontent.com/MiuLab/SlotGated-SLU/master/data/{corpus}/{file}", sha256)
+                for file, sha256 in digests.items()}
+       for corpus, digests in {
+           "atis": {
+               "train/seq.in": "3a670980841b21ab39088b2595efc17d487cdc45769c075a3e5f9458bba28c7f",
+               "train/seq.out": "14c7131bd66562f797dbd7189bc7358f0cf354c6afb0785a9ab973c35b58f34c",
+               "valid/seq.in": "c7435b96e7948393608c34819628e863c5338f11ca68e8f896d2cc041d8e17f8",
+               "valid/seq.out": "83ccff3e36f83a993f8e5b5b82adf3256076f234abda4d784051381d7ac76922",
+               "test/seq.in": "4b2119fc59c37f9398c6605db435d4f467505009e6ee3e5af04fed09f39dc397",
+               "test/seq.out": "a4690d6bceadc06876d1ff99bc401744aa981cb321e598ae12a3859d7be53254"},
+           "snips": {
+               "train/seq.in": "04ad1e3f2121d83c6478f9a4b17d2dbdc21d06d6127f73cb7af835ed733f9855",
+               "train/seq.out": "fd5f2121d8055827e5d6b3d3bac30f3d7e94e82a5d437751960cbdd9e1b4f6d3",
+               "valid/seq.in": "64e0f6d8ad8aab3a3828164d7d53731a0993d3ca1aed437ceaca6d3d568d410e",
+               "valid/seq.out": "712e6d34feb8d52d208b820a5f8bae6e6ff990f08374507dfde22de389088319",
+               "test/seq.in": "c1e341173fcea2951a8ca371956a6f81c76de87b9583c62eb87edd6158fa3a7c",
+               "test/seq.out": "58c07c9097d5e1f78889765c2a535a160f6455b90b3142055c8051847afcca47"}}.items()},
+}
+CRAFT_SENTENCES, CRAFT_ARTICLES = 30830, 97
+
+
+def fetch(corpus: str, cache: Path) -> Path:
+    """Download a corpus into `cache`, unless it is there, and return what --source would have named."""
+    for file, (address, sha256) in DOWNLOADS[corpus].items():
+        download(address, cache / corpus / file, sha256)
+    return cache / corpus / file if len(DOWNLOADS[corpus]) == 1 else cache / corpus
+
+
+def download(address: str, path: Path, sha256: str | None = None) -> None:
+    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. Raises DataError."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            if reply.status != 206:  # the server sends everything from the start
+                have = 0
+            length = reply.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            with (open(part, "ab" if have else "wb") as file,
+                  tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True) as bar):
+                while chunk := reply.read(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if total is not None and part.stat().st_size < total:  # read() does not complain about a cut connection
+            raise ConnectionError(f"the connection was cut after {part.stat().st_size:,} of {total:,} bytes")
+    except (OSError, http.client.HTTPException) as error:
+        # 416: there is nothing after the bytes that we have. The file was complete, only its check was interrupted.
+        if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
+            reason = getattr(error, "reason", None) or error
+            raise DataError(f"{address}: cannot be downloaded ({reason}). The same command continues where this one stopped; "
+                            "a copy that you have elsewhere is named by --source FOLDER_OR_ARCHIVE") from None
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    if sha256 and found != sha256:
+        part.unlink()
+        raise DataError(f"{address}: expected a file with sha256 {sha256}, found {found}; it has been removed")
+    os.replace(part, path)
+
+
+def read_source(source: Path, wanted: str) -> dict[str, str]:
+    """The corpus's files in a folder, a .zip or a .tar.*, {the part of the path that matches `wanted`: text}, sorted by path.
+
+    Archives are read in memory and never unpacked, so that no member can end up outside of anything.
+    """
+    if not source.exists():
+        raise DataError(f"{source}: no such folder or archive")
+    contents: dict[str, bytes] = {}
+
+    def take(name: str, read) -> None:
+        match = re.search(rf"(?:^|/)({wanted})$", name)
+        if match:
+            if match[1] in contents:
+                raise DataError(f"{source}: expected one {match[1]}, found two (the second is {name})")
+            contents[match[1]] = read()
+
+    try:
+        if source.is_dir():
+            for path in sorted(source.rglob("*")):
+                take(path.relative_to(source).as_posix(), path.read_bytes)
+        elif zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                for name in archive.namelist():
+                    take(name, lambda: archive.read(name))
+        elif tarfile.is_tarfile(source):
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    if member.isfile():
+                        take(member.name, lambda: archive.extractfile(member).read())
+        else:
+            raise DataError(f"{source}: expected a folder, a .zip or a .tar.gz")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{source}: expected a sound archive, found a broken one ({error})") from None
+    if not contents:
+        raise DataError(f"{source}: expected files like {wanted}, found none")
+
+    texts = {}
+    for path in sorted(contents):
+        try:
+            texts[path] = contents[path].removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = contents[path].count(b"\n", 0, error.start) + 1
+            byte = contents[path][error.start]
+            raise DataError(f"{source}: {path}:{line}: expected UTF-8, found the byte 0x{byte:02x}") from None
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From sentences to splits
+
+def sift(sentences: list[Sentence], max_words: int | None = None) -> list[Sentence]:
+    """The same sentences in the same order, those that no split can use marked with the reason.
+
+    Test is the corpus's own and stays whole. Valid has nothing that is in test, train nothing that is in either, nor
+    anything twice: headings and set phrases would otherwise be known by heart where they are to be predicted.
+    """
+    inputs = {part: {s.input for s in sentences if s.part == part and not s.reason} for part in PARTS}
+    seen: set[str] = set()
+    sifted = []
+    for sentence in sentences:
+        reason = sentence.reason
+        if not reason and max_words is not None and len(split_words(sentence.input)) > max_words:
+            reason = f"more than {max_words} words"
+        if not reason and sentence.part != "test" and sentence.input in inputs["test"]:
+            reason = "also in test"
+        if not reason and sentence.part == "train" and sentence.input in inputs["valid"]:
+            reason = "also in valid"
+        if not reason and sentence.part == "train":
+            reason = "repetition" if sentence.input in seen else ""
+            seen.add(sentence.input)
+        sifted.append(sentence._replace(reason=reason))
+    return sifted
+
+
+def account(sentences: list[Sentence]) -> dict[str, dict[str, int]]:
+    """How many sentences of each part were kept, how many left out for which reason, and the total that this adds up to."""
+    counts = Counter((s.reason or "kept", s.part) for s in sentences)
+    reasons = ["kept", *sorted({s.reason for s in sentences} - {""})]
+    rows = {reason: {part: counts[reason, part] for part in PARTS} for reason in reasons}
+    rows["total"] = {part: sum(row[part] for row in rows.values()) for part in PARTS}
+    return rows
+
+
+def table(rows: dict[str, dict[str, int]]) -> str:
+    lines = [f"{'':36}" + "".join(f"{name:>10}" for name in (*PARTS, "all"))]
+    for reason, row in rows.items():
+        label = reason if reason in ("kept", "total") else f"left out: {reason}"
+        lines.append(f"{label:36}" + "".join(f"{n:>10,}" for n in (*row.values(), sum(row.values()))))
+    return "\n".join(lines)
+
+
+def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, seed: int = 0, max_words: int | None = None,
+            cache: Path = ROOT / "data" / "downloads") -> dict:
+    """Write the splits of a corpus into `out` and return the account (also in out/prepare.json). Raises DataError."""
+    if (out / "task.json").exists() and not (out / "prepare.json").exists():
+        raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
+                        "choose another --out")
+    origin = source or fetch(corpus, cache)
+    files = read_source(origin, FILES[corpus])
+    everything = list(tqdm(READERS[corpus](files), desc=f"reading {corpus}", unit=" sentences"))
+    if corpus == "craft" and source is None:
+        articles = sum(path.endswith(".tree") for path in files)
+        if (len(everything), articles) != (CRAFT_SENTENCES, CRAFT_ARTICLES):
+            raise DataError(f"{origin}: expected {CRAFT_SENTENCES} sentences in {CRAFT_ARTICLES} articles, "
+                            f"found {len(everything)} in {articles}; remove the file to download it again")
+    sentences = sift(everything, max_words)
+    kept = {part: [Example(s.input, s.output) for s in sentences if s.part == part and not s.reason] for part in PARTS}
+    for part, examples in kept.items():
+        if not examples:
+            raise DataError(f"{origin}: expected sentences for {part}, found none")
+
+    pool = kept.pop("train")
+    random.Random(seed).shuffle(pool)
+    if not 0 < labeled < len(pool):
+        raise DataError(f"--labeled {labeled}: expected at least 1 and fewer than the {len(pool)} sentences of the training part")
+    splits = {"labeled": pool[:labeled], "unlabeled": pool[labeled:], **kept}
+
+    task = {**CORPORA[corpus], "sample": False}
+    if task["task"] == "slots":  # the annotation scheme is known; only which words get which tag is not
+        task["tags"] = sorted({tag for s in sentences if not s.reason for tag in s.output.split(" ")} | {"O"})
+    archive = hashlib.sha256(origin.read_bytes()).hexdigest() if origin.is_file() else None
+    record = {"corpus": corpus, "source": origin.name, "archive_sha256": archive,
+              "files_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+              "labeled": labeled, "seed": seed, "max_words": max_words, "sentences": account(sentences),
+              "splits": {split: len(rows) for split, rows in splits.items()}}
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as beside:
+        for split, rows in splits.items():
+            write_jsonl(Path(beside, f"{split}.jsonl"), rows)
+        for name, content in (("task.json", task), ("prepare.json", record)):
+            write_atomically(Path(beside, name), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        for path in sorted(Path(beside).iterdir()):  # nothing in `out` has changed until all of it is written
+            os.replace(path, out / path.name)
+    return record
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python data/prepare.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", choices=list(CORPORA))
+    parser.add_argument("--source", type=Path, metavar="FOLDER_OR_ARCHIVE",
+                        help="the published distribution (default: download it into data/downloads)")
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="the data folder to write (default: data/craft/real, data/ptb, data/atis, data/snips)")
+    parser.add_argument("--labeled", type=int, default=1000, metavar="N",
+                        help="gold sentences set aside for labeled.jsonl (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences are labeled, and the order (default: 0)")
+    parser.add_argument("--max-words", type=int, metavar="N", help="leave longer sentences out")
+    options = parser.parse_args(arguments)
+    # The real CRAFT goes beside the bundled sample, where load_data looks first.
+    out = options.out or ROOT / "data" / ("craft/real" if options.corpus == "craft" else options.corpus)
+    try:
+        record = prepare(options.corpus, options.source, out, options.labeled, options.seed, options.max_words)
+    except (DataError, OSError) as error:
+        print(f"prepare.py: {error}", file=sys.stderr)
+        return 2
+    print(table(record["sentences"]))
+    print(f"{out}: " + ", ".join(f"{n:,} {split}" for split, n in record["splits"].items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

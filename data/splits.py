@@ -1,0 +1,265 @@
+"""A data folder, read and written.
+
+    FOLDER/task.json         {"task": "tree" | "slots" | "text", "instruction": "one line for the prompt", ...}
+           labeled.jsonl     the few gold examples, one {"input": "...", "output": "..."} a line
+           unlabeled.jsonl   the many inputs; an output, where there is one, only serves to report, never to train or to choose
+           valid.jsonl       gold to watch training by (may be missing)
+           test.jsonl        gold to score with (may be missing: then there are no scores)
+
+Words of an input are separated by single spaces. The rows of the paper's authors are read as well:
+{"translation": {"unparsed": sentence, "unlabeled": pseudolabel, "parsed": gold Penn tree}}.
+Whatever is wrong with a file is said in one line that names the file, the line and what was expected (`DataError`).
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from data.tasks import make_task
+from data.trees import split_words
+
+TASKS = ("tree", "slots", "text")
+SPLITS = ("labeled", "unlabeled", "valid", "test")
+
+
+class DataError(ValueError):
+    """One clear line: file, line number, what was expected."""
+
+
+class Example(NamedTuple):
+    input: str
+    output: str | None = None
+
+
+class Pseudolabel(NamedTuple):
+    input: str
+    output: str  # as the teacher or a student gave it: not necessarily well-formed
+    score: float | None = None
+
+
+@dataclass
+class Data:
+    """What one run uses of a data folder."""
+
+    folder: Path
+    name: str
+    sample: bool  # the bundled synthetic sample, not real text
+    kind: str  # "tree", "slots" or "text"
+    config: dict  # task.json
+    labeled: list[Example]
+    unlabeled: list[Example]
+    valid: list[Example]
+    test: list[Example]
+    available: dict[str, int]  # split -> how many sentences it could have given
+    left_out: dict[str, int]  # split -> how many had more than `max_words` words
+    max_words: int | None
+    fingerprint: str  # sha256 of task.json's content and the examples above
+
+    def headline(self) -> str:
+        """The first line that a run prints: which data this is, and how many sentences of each split."""
+        what = "bundled synthetic sample, not real text" if self.sample else "real data"
+        sizes = []
+        for split in SPLITS:
+            used, available = len(getattr(self, split)), self.available[split]
+            choice = "a fixed sample" if split == "test" else "the first"
+            sizes.append(f"{used:,} {split}" + (f" ({choice} of {available:,})" if used < available else ""))
+        line = f"Data: {self.name} in {self.folder} ({what}): {', '.join(sizes)}"
+        if self.max_words is not None:
+            line += f"; {sum(self.left_out.values()):,} sentences of more than {self.max_words} words left out"
+        return line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a folder to the examples of a run
+
+def load_data(folder: str | Path, labeled: int | None = 50, unlabeled: int | None = None, test: int | None = 1000,
+              max_words: int | None = None) -> Data:
+    """Read the splits in `folder`, or in `folder`/real, where prepare.py puts the real corpus beside the bundled sample.
+
+    `max_words` filters every split first. `labeled` and `unlabeled` then take the first so many (None: all); the files
+    are in random order already. A longer test split is sampled down to `test` sentences (0 or None: all), the same
+    ones in every run. Raises DataError.
+    """
+    for option, number in (("--labeled", labeled), ("--unlabeled", unlabeled), ("--test", test), ("--max-words", max_words)):
+        if number is not None and number < 0:
+            raise DataError(f"{option}: expected a number of at least 0, found {number}")
+
+    folder = Path(folder)
+    if (folder / "real" / "task.json").is_file():
+        folder = folder / "real"
+    config = _read_task(folder)
+    check = make_task(config).check
+
+    splits, left_out = {}, {}
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        optional = split in ("valid", "test")
+        rows = [] if optional and not path.exists() else read_jsonl(path, check, gold=split != "unlabeled")
+        splits[split] = [row for row in rows if max_words is None or len(split_words(row.input)) <= max_words]
+        left_out[split] = len(rows) - len(splits[split])
+    available = {split: len(rows) for split, rows in splits.items()}
+
+    for split, wanted in (("labeled", labeled), ("unlabeled", unlabeled)):
+        if wanted is not None and wanted > available[split]:
+            limit = "" if max_words is None else f" of at most {max_words} words"
+            raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
+                            f"found {available[split]}: ask for fewer, or add some (prepare.py --labeled N sets aside N)")
+        splits[split] = splits[split][:wanted]
+    if test and available["test"] > test:
+        chosen = random.Random(0).sample(range(available["test"]), test)
+        splits["test"] = [splits["test"][i] for i in sorted(chosen)]
+
+    fingerprint = hashlib.sha256(json.dumps([config, splits], sort_keys=True).encode()).hexdigest()
+    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), kind=config["task"],
+                config=config, **splits, available=available, left_out=left_out, max_words=max_words, fingerprint=fingerprint)
+
+
+def _read_task(folder: Path) -> dict:
+    path = folder / "task.json"
+    if not path.is_file():
+        missing = "expected a data folder with task.json" if folder.is_dir() else "no such data folder"
+        raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
+                        "and the docstring of data/splits.py says what to put into your own")
+    config = _parse(_read_bytes(path), str(path))
+    if config.get("task") not in TASKS:
+        raise DataError(f'{path}: expected "task" to be one of {", ".join(TASKS)}, found {_show(config.get("task"))}')
+    for key in ("name", "instruction"):
+        if key in config:
+            _text(config, key, str(path))
+    if not isinstance(config.get("sample", False), bool):
+        raise DataError(f'{path}: expected "sample" to be true or false, found {_show(config["sample"])}')
+    tags = config.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise DataError(f'{path}: expected "tags" to be a list of strings, found {_show(tags)}')
+    return config
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading rows
+
+def read_jsonl(path: str | Path, check: Callable[[str, str], None] | None = None, gold: bool = False) -> list[Example]:
+    """The examples of a file, one JSON object a line. With `gold`, every row must have an output.
+
+    `check(input, output)` raises ValueError("expected ..., found ...") for an output that is no answer about its input.
+    """
+    examples = []
+    for where, row in _rows(path, {"input": "unparsed", "output": "parsed"}):
+        sentence, output = _sentence(row, where), row.get("output")
+        if gold or output is not None:
+            output = _text(row, "output", where)
+            try:
+                if check is not None:
+                    check(sentence, output)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}") from None
+        examples.append(Example(sentence, output))
+    return examples
+
+
+def read_pseudolabels(path: str | Path) -> list[Pseudolabel]:
+    """What a teacher or a student answered: a run's pseudolabels/*.jsonl, or the authors' rows. The answers may be anything."""
+    pseudolabels = []
+    for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
+        score = row.get("score")
+        if score is not None and type(score) not in (int, float):
+            raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
+        pseudolabels.append(Pseudolabel(_sentence(row, where), _text(row, "output", where, empty=True), score))
+    return pseudolabels
+
+
+def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict]]:
+    """("file:line", object) for each line, the authors' rows renamed to our keys.
+
+    Lines end at \\n alone: str.splitlines would also cut at U+2028 or U+0085, which JSON strings may contain.
+    """
+    lines = _read_bytes(Path(path)).rstrip(b"\r\n\t ").split(b"\n")
+    if lines == [b""]:
+        raise DataError(f"{path}: expected one JSON object a line, found an empty file")
+    line_of_id = {}
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        row = _parse(line, where)
+        if "input" not in row and isinstance(row.get("translation"), dict):
+            row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
+        if "id" in row:
+            first = line_of_id.setdefault(json.dumps(row["id"]), number)
+            if first != number:
+                raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")
+        yield where, row
+
+
+def _parse(line: bytes, where: str) -> dict:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: expected UTF-8, found the byte 0x{line[error.start]:02x} (byte {error.start + 1})") from None
+    except RecursionError:
+        raise DataError(f"{where}: expected a JSON object, found one that is nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"{where}: expected a JSON object, found malformed JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, found {_show(value)}")
+    return value
+
+
+def _sentence(row: dict, where: str) -> str:
+    """The input, its words separated by single spaces."""
+    return " ".join(split_words(_text(row, "input", where)))
+
+
+def _text(row: dict, key: str, where: str, empty: bool = False) -> str:
+    text = row.get(key)
+    if not isinstance(text, str) or not (empty or split_words(text)):
+        raise DataError(f'{where}: expected "{key}" to be a string{"" if empty else " with words"}, found {_show(text)}')
+    if re.search("[\ud800-\udfff]", text):  # valid in JSON, but no character: it could not be written to any file again
+        raise DataError(f'{where}: expected "{key}" to be Unicode text, found half of a surrogate pair')
+    return text
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected a file, found none") from None
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file ({error.strerror})") from None
+
+
+def _show(value: object) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing: a file appears whole or not at all
+
+def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Pseudolabel]) -> None:
+    """One JSON object a line. A NamedTuple is written by its field names, without the fields that are None."""
+    rows = ({k: v for k, v in row._asdict().items() if v is not None} if isinstance(row, tuple) else row for row in rows)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write beside, fsync, rename: whoever looks, even after a power cut, finds the old file or the new one."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    if os.name == "posix":  # the renaming itself must reach the disk; elsewhere a directory cannot be opened
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

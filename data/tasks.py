@@ -1,0 +1,206 @@
+"""The kinds of task: `tree`, `slots` and `text`.
+
+A task knows four things about its outputs:
+    check(input, output)    is this gold well-formed, and is it about this input?
+    pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
+    start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
+    read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
+
+The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
+"""
+from data.trees import bare_spans, escape, flat, mend, read_bare, read_tree, split_words, write_bare
+
+
+class TreeState:
+    """What may come next in an unlabelled bracketing such as `( ( The cat ) sat )`.
+
+    Rules: the whole sentence is one bracket; the words come in their order; every bracket holds two words or more; and
+    there are no more brackets than a binary tree has, which bounds the length even for an untrained model.
+    """
+
+    def __init__(self, words):
+        self.words = [escape(word) for word in words]
+        self.position = 0           # words written so far
+        self.open = []              # where each open bracket began
+        self.brackets = 0           # brackets opened so far
+        self.closed = None          # where the bracket that the last piece closed began
+
+    def choices(self):
+        n, i = len(self.words), self.position
+        if not self.brackets:
+            return ["("]
+        if i == n:
+            return [")"] if self.open else []
+        allowed = [self.words[i]]
+        if i + 2 <= n and self.brackets < n - 1:
+            allowed.append("(")
+        # A bracket may close over two words and more, unless the one just closed already covers exactly the same words.
+        if len(self.open) > 1 and i - self.open[-1] >= 2 and self.closed != self.open[-1]:
+            allowed.append(")")
+        return allowed
+
+    def take(self, piece):
+        self.closed = None
+        if piece == "(":
+            self.open.append(self.position)
+            self.brackets += 1
+        elif piece == ")":
+            self.closed = self.open.pop()
+        else:
+            self.position += 1
+
+
+class TreeTask:
+    """Constituency parsing. Gold is a Penn tree (or a bare bracketing); targets are unlabelled bracketings."""
+    kind, answer_name = "tree", "Parse:"
+    instruction = "Bracket each sentence into its constituents."
+
+    def __init__(self, config):
+        self.instruction = config.get("instruction", self.instruction)
+        self.tags = []
+
+    def check(self, input, output):
+        read_tree(output, split_words(input))
+
+    def pieces(self, input, output):
+        words = split_words(input)
+        return write_bare(words, bare_spans(read_tree(output, words))).split(" ")
+
+    def start(self, words):
+        return TreeState(words)
+
+    def write(self, words, pieces):
+        return " ".join(pieces)
+
+    def fallback(self, input):
+        """The label of last resort, for an input that no model can take: one bracket around the sentence."""
+        return flat(split_words(input))
+
+    def read(self, input, answer):
+        """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input."""
+        words = split_words(input)
+        lines = answer.strip().split("\n")
+        tree = read_tree(mend(lines[0]), words)
+        return write_bare(words, bare_spans(tree))
+
+    def draw(self, input, output):
+        from data.trees import draw
+        return draw(read_tree(output, split_words(input)))
+
+
+class SlotState:
+    """What may come next in words interleaved with BIO tags: `list O state B-x`. I-x only continues an x."""
+
+    def __init__(self, words, tags):
+        self.words, self.tags = words, tags
+        self.written = 0            # pieces so far; words at even places, tags at odd ones
+        self.slot = None            # the slot that the last tag belongs to
+
+    def choices(self):
+        if self.written == 2 * len(self.words):
+            return []
+        if self.written % 2 == 0:
+            return [self.words[self.written // 2]]
+        return [tag for tag in self.tags if not tag.startswith("I-") or tag[2:] == self.slot]
+
+    def take(self, piece):
+        if self.written % 2 == 1:
+            self.slot = piece[2:] or None
+        self.written += 1
+
+
+class SlotTask:
+    """Slot-based semantic parsing. Gold is one BIO tag a word, or the words interleaved with them."""
+    kind, answer_name = "slots", "Tags:"
+    instruction = "Tag each word with its slot: B- begins a slot, I- continues it, O is outside."
+
+    def __init__(self, config):
+        self.instruction = config.get("instruction", self.instruction)
+        self.tags = list(config.get("tags", []))
+
+    def learn_tags(self, examples):
+        """Where task.json lists no tags, the labeled examples say which there are."""
+        if not self.tags:
+            self.tags = sorted({"O"} | {tag for x in examples for tag in self.read_tags(x.input, x.output)})
+
+    def read_tags(self, input, output):
+        """One tag a word from `B-x O …` or from the interleaved form; ValueError where the counts differ."""
+        words, found = split_words(input), split_words(output)
+        if len(found) == 2 * len(words) and found[::2] == words:
+            found = found[1::2]
+        if len(found) != len(words):
+            raise ValueError(f"expected {len(words)} tags, one a word, found {len(found)}")
+        return found
+
+    def check(self, input, output):
+        for tag in self.read_tags(input, output):
+            if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
+                raise ValueError(f"expected tags O, B-x or I-x, found {tag!r}")
+            if self.tags and tag not in self.tags:
+                raise ValueError(f"unknown tag {tag!r}, not among task.json's tags")
+
+    def pieces(self, input, output):
+        return [x for pair in zip(split_words(input), self.read_tags(input, output)) for x in pair]
+
+    def start(self, words):
+        return SlotState(words, self.tags)
+
+    def write(self, words, pieces):
+        return " ".join(pieces[1::2])
+
+    def fallback(self, input):
+        """The label of last resort: no slots at all."""
+        return " ".join("O" for _ in split_words(input))
+
+    def read(self, input, answer):
+        """The tags in a free answer. An unknown tag becomes O; ValueError when words and tags do not match up."""
+        tags = self.read_tags(input, answer.strip().split("\n")[0])
+        return " ".join(tag if tag in self.tags else "O" for tag in tags)
+
+    def draw(self, input, output):
+        rows = list(zip(split_words(input), self.read_tags(input, output)))
+        width = max(len(word) for word, _ in rows)
+        return "\n".join(f"{word:<{width}}  {'·' if tag == 'O' else tag}" for word, tag in rows)
+
+
+class TextTask:
+    """Any other sequence generation: nothing is assumed of the output, so any token may come next."""
+    kind, answer_name = "text", "Output:"
+    instruction = "Write the output for each input."
+
+    def __init__(self, config):
+        self.instruction = config.get("instruction", self.instruction)
+        self.tags = []
+
+    def check(self, input, output):
+        if not output.strip():
+            raise ValueError("expected a non-empty output")
+
+    def pieces(self, input, output):
+        return [" ".join(split_words(output))]
+
+    def start(self, words):
+        return None
+
+    def fallback(self, input):
+        return ""
+
+    def read(self, input, answer):
+        """The answer's first line; ValueError when there is none."""
+        line = answer.strip().split("\n")[0].strip()
+        if not line:
+            raise ValueError("an empty answer")
+        return line
+
+    def draw(self, input, output):
+        return output
+
+
+KINDS = {"tree": TreeTask, "slots": SlotTask, "text": TextTask}
+
+
+def make_task(config):
+    """The task that a data folder's task.json describes. ValueError for a kind that there is none of."""
+    if config.get("task") not in KINDS:
+        raise ValueError(f'"task" must be one of {", ".join(KINDS)}, found {config.get("task")!r}')
+    return KINDS[config["task"]](config)

@@ -1,0 +1,451 @@
+"""Scores for trees, slots and text, and the agreement of two sets of labels.
+
+    python metrics.py gold.txt predicted.txt --metric bracket
+    python metrics.py gold.txt predicted.txt --metric evalb --json
+    python metrics.py gold.tags predicted.tags --metric slots --per-sentence
+
+Every score is a dict with the same keys, in percent from 0 to 100:
+
+    n             how many sentences were scored
+    precision, recall, f1
+    complete      share of the n sentences that are right in full
+    valid         share of the predictions that could be read as an answer about their sentence (of the n; for evalb, which
+                  leaves the others out, of all)
+    left_out      how many sentences the score has nothing to say about (bracket and evalb only); they are not in n
+    per_sentence  {"precision", "recall", "f1"} for every sentence, None for those left out
+
+Three different scores are called F1 here. `bracket_scores` is the paper's: unlabelled, a mean over sentences.
+`evalb_scores` is what parsers usually report: labelled, counted over the whole corpus. `slot_scores` counts chunks over the
+whole corpus. Their numbers are not comparable with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+from itertools import accumulate
+
+from data.trees import Tree, clean, mend, read_bare, read_penn, read_tree, split_words, unescape
+
+
+class GoldError(ValueError):
+    """Gold that cannot be gold. `number` says which item, counted from 1. (A bad prediction is no error: it scores 0.)"""
+
+    def __init__(self, number: int, problem: str):
+        super().__init__(f"gold item {number}: {problem}")
+        self.number, self.problem = number, problem
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100.0 * part / whole if whole else 0.0
+
+
+def _prf(matched: int, n_gold: int, n_pred: int) -> dict:
+    # 2·matched / (gold + predicted) is the harmonic mean of the two, and stays defined where both are 0.
+    return {"precision": _percent(matched, n_pred), "recall": _percent(matched, n_gold),
+            "f1": _percent(2 * matched, n_gold + n_pred)}
+
+
+def _mean(scores: list[dict]) -> dict:
+    return {key: sum(score[key] for score in scores) / len(scores) if scores else 0.0
+            for key in ("precision", "recall", "f1")}
+
+
+def _same_length(gold: list, pred: list) -> None:
+    if len(gold) != len(pred):
+        raise ValueError(f"expected one prediction for every gold item: {len(gold)} gold, {len(pred)} predicted")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Unlabelled brackets, as the paper scores them
+
+WORD_TAGS = frozenset("""CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP SYM TO UH
+                         VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB""".split())
+
+
+def bracket_scores(gold: list[str], pred: list[str], words: list[str] | None = None) -> dict:
+    """Unlabelled bracket F1, the mean over sentences (the paper's parsing score).
+
+    Only words count: a leaf is dropped, from gold and prediction by its position, unless its gold tag is one of WORD_TAGS.
+    What is compared is the *set* of spans over two and more of the remaining leaves, the whole sentence's included. The
+    prediction is mended first; one that still cannot be read, or whose words are not the sentence's, scores 0.
+
+    A gold tree is Penn, or bare where there are no tags: then punctuation is told by its characters (`is_punctuation`).
+    `words`, one sentence a string, decides which it is where both could be; without it Penn goes first.
+
+    Two departures from the authors' code, which (1) compares only how many words there are, so that a changed word goes
+    unseen, and (2) gives 0 to a sentence without any gold span: no parser can do better, so it is left out and counted.
+
+    Raises GoldError for gold that is not a tree, or not a tree over its `words`.
+    """
+    _same_length(gold, pred)
+    per_sentence, complete, valid = [], 0, 0
+    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
+        try:
+            gold_tree = _read_gold(gold_text, None if words is None else split_words(words[number - 1]))
+        except ValueError as error:
+            raise GoldError(number, str(error)) from None
+        if gold_tree.tags is not None:
+            keep = [tag in WORD_TAGS for tag in gold_tree.tags]
+        else:
+            keep = [not is_punctuation(word) for word in gold_tree.words]
+        gold_spans = _spans(gold_tree, keep)
+        pred_spans = _predicted_spans(pred_text, gold_tree.words, keep)
+        if not gold_spans:
+            per_sentence.append(None)
+            continue
+        valid += pred_spans is not None
+        complete += pred_spans == gold_spans
+        pred_spans = pred_spans or set()
+        per_sentence.append(_prf(len(gold_spans & pred_spans), len(gold_spans), len(pred_spans)))
+    scored = [score for score in per_sentence if score is not None]
+    n = len(scored)
+    return {"n": n, **_mean(scored), "complete": _percent(complete, n), "valid": _percent(valid, n),
+            "left_out": len(gold) - n, "per_sentence": per_sentence}
+
+
+@lru_cache(maxsize=65536)
+def is_punctuation(word: str) -> bool:
+    """Whether a word would be tagged as punctuation, judged by its characters alone.
+
+    True if all of them are Unicode punctuation, currency signs or modifiers such as the backtick (of which Penn makes its
+    opening quotes). `%` and `&` are words: Penn tags them NN and CC. So are mathematical signs, which it tags SYM.
+    """
+    return all(unicodedata.category(char)[0] == "P" or unicodedata.category(char) in ("Sc", "Sk") for char in word) \
+        and word not in ("%", "&")
+
+
+def _read_gold(text: str, words: list[str] | None) -> Tree:
+    try:
+        tree = clean(read_penn(text))
+    except ValueError as error:
+        not_penn = error
+    else:
+        if words is None or tree.words == [unescape(word) for word in words]:
+            if not tree.words:
+                raise ValueError("expected a Penn tree: every word of it is a trace")
+            return tree
+    if words is not None:
+        return read_tree(text, words)
+    try:
+        return read_bare(text)
+    except ValueError:
+        raise not_penn from None
+
+
+def _spans(tree: Tree, keep: list[bool]) -> set[tuple[int, int]]:
+    # The spans of two and more kept leaves, in positions among the kept leaves.
+    here = [0, *accumulate(keep)]
+    return {(here[start], here[end]) for _, start, end in tree.spans if here[end] - here[start] > 1}
+
+
+def _predicted_spans(text: str, words: list[str], keep: list[bool]) -> set[tuple[int, int]] | None:
+    # None for a prediction that is no tree over these words.
+    try:
+        return _spans(read_tree(mend(text), words), keep)
+    except ValueError:
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Labelled brackets, as EVALB scores them
+
+_DELETED = frozenset(["TOP", "-NONE-", ",", ":", "``", "''", "."])      # COLLINS.prm's DELETE_LABEL
+
+
+def evalb_scores(gold: list[str], pred: list[str]) -> dict:
+    """Labelled bracket F1 over the corpus: EVALB (Sekine and Collins, 1997-2013) with its parameter file COLLINS.prm.
+
+    Its rules, in its order. A leaf whose tag is in DELETE_LABEL is deleted; other tags are not scored. A constituent left
+    without leaves is deleted; labels are cut at their first `-` or `=`; a constituent whose label is then in DELETE_LABEL
+    (in effect TOP) is deleted. ADVP and PRT are one label. Brackets of one word count, and so does each of several equal
+    brackets, and the treebank's empty outer bracket, with its empty label. A sentence whose prediction is empty,
+    unreadable, or has other leaves after deletion is left out of everything (EVALB's "skip" and "error"), so look at
+    `valid` before praising an F1. "complete" is a share of the sentences that were scored.
+
+    Three differences. An unlabelled prediction, which EVALB cannot read, takes gold's tags for what to delete; its brackets
+    match nothing. Escapes are undone before words are compared, so `1\\/2` is `1/2`. F1 is 0 where EVALB prints nan.
+
+    Raises GoldError for gold that is not a Penn tree.
+    """
+    _same_length(gold, pred)
+    matched = n_gold = n_pred = complete = 0
+    per_sentence = []
+    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
+        try:
+            gold_tree = read_penn(gold_text)
+        except ValueError as error:
+            raise GoldError(number, str(error)) from None
+        gold_words, gold_brackets = _evalb_view(gold_tree)
+        pred_brackets = _evalb_prediction(pred_text, gold_tree, gold_words)
+        if pred_brackets is None:
+            per_sentence.append(None)
+            continue
+        common = sum((gold_brackets & pred_brackets).values())
+        in_gold, in_pred = sum(gold_brackets.values()), sum(pred_brackets.values())
+        matched, n_gold, n_pred = matched + common, n_gold + in_gold, n_pred + in_pred
+        complete += common == in_gold == in_pred
+        per_sentence.append(_prf(common, in_gold, in_pred))
+    n = sum(score is not None for score in per_sentence)
+    return {"n": n, **_prf(matched, n_gold, n_pred), "complete": _percent(complete, n), "valid": _percent(n, len(gold)),
+            "left_out": len(gold) - n, "per_sentence": per_sentence}
+
+
+def _evalb_view(tree: Tree) -> tuple[list[str], Counter]:
+    # The words and the labelled brackets that EVALB has before it when it begins to compare.
+    words, here = [], [0]
+    for word, tag in zip(tree.words, tree.tags):
+        if tag not in _DELETED:
+            words.append(word)
+        here.append(len(words))
+    brackets = Counter()
+    for label, start, end in tree.spans:
+        if here[start] < here[end]:
+            label = label and label.partition("-")[0].partition("=")[0]     # "" and None stay what they are
+            if label not in _DELETED:
+                brackets["ADVP" if label == "PRT" else label, here[start], here[end]] += 1
+    return words, brackets
+
+
+def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter | None:
+    # None where EVALB reports an error, or skips the sentence because nothing is left of the prediction.
+    try:
+        words, brackets = _evalb_view(read_penn(text))
+        if words == gold_words:
+            return brackets if words else None
+    except ValueError:
+        pass
+    try:
+        bare = read_bare(text)
+    except ValueError:
+        return None
+    leaves = [(word, tag) for word, tag in zip(gold.words, gold.tags) if tag != "-NONE-"]
+    if not gold_words or bare.words != [word for word, _ in leaves]:
+        return None
+    spans = [(None, start, end) for _, start, end in bare.spans]        # no label, which is not the label ""
+    return _evalb_view(Tree(bare.words, [tag for _, tag in leaves], spans))[1]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Slots, as conlleval scores them
+
+_TAG = re.compile(r"O|[BI]-.+")
+
+
+def slot_scores(gold: list[str], pred: list[str]) -> dict:
+    """Chunk F1 over the corpus, as conlleval and seqeval (in its default mode) count it.
+
+    Items are BIO tags separated by spaces, `O O B-city I-city`. A chunk is right if label, start and end are. A prediction
+    with another number of tags than gold, or with something that is no tag, counts as all O and is not valid.
+    Where there is nothing to divide by the score is 0, as theirs is: also for a sentence rightly tagged all O, whose
+    "per_sentence" entry says nothing ("complete" does count it).
+
+    Raises GoldError for gold that is not made of tags `O`, `B-label`, `I-label`.
+    """
+    _same_length(gold, pred)
+    matched = n_gold = n_pred = complete = valid = 0
+    per_sentence = []
+    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
+        gold_tags = split_words(gold_text)
+        for position, tag in enumerate(gold_tags, 1):
+            if not _TAG.fullmatch(tag):
+                raise GoldError(number, f"expected BIO tags (O, B-label, I-label): tag {position} is `{tag}`")
+        if not gold_tags:
+            raise GoldError(number, "expected BIO tags (O, B-label, I-label): there are none")
+        pred_tags = _predicted_tags(pred_text, len(gold_tags))
+        valid += pred_tags is not None
+        complete += pred_tags == gold_tags
+        gold_chunks, pred_chunks = chunks(gold_tags), chunks(pred_tags or [])
+        common = len(gold_chunks & pred_chunks)
+        matched, n_gold, n_pred = matched + common, n_gold + len(gold_chunks), n_pred + len(pred_chunks)
+        per_sentence.append(_prf(common, len(gold_chunks), len(pred_chunks)))
+    n = len(gold)
+    return {"n": n, **_prf(matched, n_gold, n_pred), "complete": _percent(complete, n), "valid": _percent(valid, n),
+            "per_sentence": per_sentence}
+
+
+def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
+    """The (label, start, end) of every chunk, end exclusive.
+
+    As in conlleval an I that continues nothing (after O, or after another label) begins a chunk of its own.
+    """
+    found = set()
+    start, current = None, ""
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, _, label = tag.partition("-")
+        if start is not None and not (prefix == "I" and label == current):
+            found.add((current, start, position))
+            start = None
+        if start is None and prefix != "O":
+            start, current = position, label
+    return found
+
+
+def _predicted_tags(text: str, count: int) -> list[str] | None:
+    tags = split_words(text)
+    return tags if len(tags) == count and all(map(_TAG.fullmatch, tags)) else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# Any other text
+
+def text_scores(gold: list[str], pred: list[str]) -> dict:
+    """Exact match ("complete") and token F1, the mean over items, in the manner of SQuAD (Rajpurkar et al., 2016).
+
+    The tokens are those between spaces, compared as a multiset; nothing is lowercased or stripped. Two empty texts agree in
+    full. A prediction is valid if it is not empty.
+    """
+    _same_length(gold, pred)
+    per_sentence, complete, valid = [], 0, 0
+    for gold_text, pred_text in zip(gold, pred):
+        gold_tokens, pred_tokens = split_words(gold_text), split_words(pred_text)
+        complete += gold_tokens == pred_tokens
+        valid += bool(pred_tokens)
+        if gold_tokens or pred_tokens:
+            common = sum((Counter(gold_tokens) & Counter(pred_tokens)).values())
+            per_sentence.append(_prf(common, len(gold_tokens), len(pred_tokens)))
+        else:
+            per_sentence.append({"precision": 100.0, "recall": 100.0, "f1": 100.0})
+    n = len(gold)
+    return {"n": n, **_mean(per_sentence), "complete": _percent(complete, n), "valid": _percent(valid, n),
+            "per_sentence": per_sentence}
+
+
+# ----------------------------------------------------------------------------------------------------
+# What the rest of the project calls
+
+def score(kind: str, gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
+    """The score of a kind of task, "tree", "slots" or "text". `inputs` are the sentences, words separated by spaces."""
+    if kind == "tree":
+        return bracket_scores(gold, pred, inputs)
+    if kind == "slots":
+        return slot_scores(gold, pred)
+    if kind == "text":
+        return text_scores(gold, pred)
+    raise ValueError(f"expected the kind of task to be tree, slots or text, not `{kind}`")
+
+
+def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float:
+    """The F1, 0 to 100, between two sets of labels of which neither is gold, such as a student's and its teacher's.
+
+    It is the same in both directions. For trees punctuation is told by its characters, there being no tags; sentences
+    of fewer than two words are left out. A label that is no valid answer agrees with nothing.
+    """
+    _same_length(a, b)
+    _same_length(inputs, a)
+    if kind == "text":
+        return text_scores(a, b)["f1"]
+    if kind not in ("tree", "slots"):
+        raise ValueError(f"expected the kind of task to be tree, slots or text, not `{kind}`")
+    common, total, f1s = 0, 0, []
+    for a_text, b_text, sentence in zip(a, b, inputs):
+        words = split_words(sentence)
+        if kind == "tree":
+            words = [unescape(word) for word in words]
+            keep = [not is_punctuation(word) for word in words]
+            if sum(keep) > 1:
+                a_set = _predicted_spans(a_text, words, keep) or set()
+                b_set = _predicted_spans(b_text, words, keep) or set()
+                f1s.append(_percent(2 * len(a_set & b_set), len(a_set) + len(b_set)))
+        else:
+            a_set = chunks(_predicted_tags(a_text, len(words)) or [])
+            b_set = chunks(_predicted_tags(b_text, len(words)) or [])
+            common, total = common + 2 * len(a_set & b_set), total + len(a_set) + len(b_set)
+    if kind == "slots":
+        return _percent(common, total)
+    return sum(f1s) / len(f1s) if f1s else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------
+# Command line
+
+METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_scores}
+
+
+def read_items(path: str) -> list[str]:
+    """The lines of a file. Raises ValueError with one line that names the file, and the line where there is one."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a readable file: {error.strerror}") from None
+    # Only \n ends a line: splitlines() would also break sentences at U+2028, U+0085 and others.
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if not lines:
+        raise ValueError(f"{path}: expected one item a line: the file is empty")
+    items = []
+    for number, line in enumerate(lines, 1):
+        try:
+            items.append(line.decode("utf-8").rstrip("\r"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}:{number}: expected text in UTF-8") from None
+    return items
+
+
+def _check_penn(gold: list[str]) -> None:
+    # bracket_scores would take a damaged Penn tree for a bare one, and its labels for words.
+    for number, text in enumerate(gold, 1):
+        try:
+            read_penn(text)
+        except ValueError as error:
+            raise GoldError(number, str(error)) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Score predictions against gold, one item a line in both files.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""metrics:
+  bracket   unlabelled bracket F1, mean over sentences, without punctuation: the paper's score
+  evalb     labelled bracket F1 over the corpus, as EVALB with COLLINS.prm
+  slots     chunk F1 over the corpus, as conlleval; both files hold tags: O O B-city I-city
+
+example:
+  python metrics.py gold.txt predicted.txt --metric bracket --json
+where a line of gold.txt is       (S (NP (DT The) (NN cat)) (VP (VBD sat)) (. .))
+and the one of predicted.txt is   ( ( The cat ) sat . )     or   ((The cat) sat .)     or a Penn tree""")
+    parser.add_argument("gold", metavar="GOLD", help="Penn trees with their tags, or BIO tags separated by spaces")
+    parser.add_argument("pred", metavar="PRED", help="as many lines; an empty one is a prediction that failed")
+    parser.add_argument("--metric", choices=sorted(METRICS), default="bracket", help="default: bracket")
+    parser.add_argument("--per-sentence", action="store_true", help="the scores of every sentence as well")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    args = parser.parse_args(arguments)
+    try:
+        gold, pred = read_items(args.gold), read_items(args.pred)
+        if len(gold) != len(pred):
+            raise ValueError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
+        if args.metric == "bracket":
+            _check_penn(gold)
+        result = METRICS[args.metric](gold, pred)
+    except GoldError as error:
+        print(f"{args.gold}:{error.number}: {error.problem}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    per_sentence = result.pop("per_sentence")
+    if args.json:
+        if args.per_sentence:
+            result["per_sentence"] = per_sentence
+        print(json.dumps(result))
+        return 0
+    if args.per_sentence:
+        print("sentence  precision   recall       f1")
+        for number, scores in enumerate(per_sentence, 1):
+            print(f"{number:8d}", " left out" if scores is None else
+                  f" {scores['precision']:9.2f} {scores['recall']:8.2f} {scores['f1']:8.2f}")
+        print()
+    for key, value in result.items():
+        print(f"{key.replace('_', ' '):10s}", f"{value:8d}" if isinstance(value, int) else f"{value:8.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,528 @@
+"""The teacher: a few-shot prompted LLM that labels what nobody has labelled.
+
+    python teacher.py --data data/craft --teacher gguf:model.gguf --split unlabeled --out labels.jsonl
+
+Four parts, top to bottom: the prompt; a local LLM that decodes under the task's constraint; the other teachers (an API, a
+replay of labels made before, noise added to gold); and the cache, to which labels are appended as they come.
+"""
+import argparse
+import concurrent.futures
+import ctypes
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from data.decoding import PieceEncoder, choose_greedily, make_cursor
+from data.splits import DataError, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+from data.tasks import make_task
+from data.trees import bare_spans, read_tree, split_words, write_bare
+
+DEMONSTRATIONS = 20
+
+
+class Label(NamedTuple):
+    """A pseudolabel. `score` is the labeller's own mean log-probability, None where it gives none."""
+    input: str
+    output: str
+    score: float | None = None
+
+
+# ----------------------------------------------------------------------------------------------------
+# The prompt: one instruction, then demonstrations from the labeled split, the same for every input.
+
+def question(task, input):
+    """How one input is put to a causal LM. The answer follows on the same line."""
+    return f"Sentence: {' '.join(split_words(input))}\n{task.answer_name}"
+
+
+def few_shot_prompt(task, demonstrations):
+    """The fixed part of the prompt: `Sentence: … / Parse: …` for every demonstration."""
+    shown = [f"{question(task, x.input)} {' '.join(task.pieces(x.input, x.output))}\n\n" for x in demonstrations]
+    return f"{task.instruction}\n\n{''.join(shown)}"
+
+
+# ----------------------------------------------------------------------------------------------------
+# A local causal LM.
+
+def load_causal_lm(spec):
+    """(model, tokenizer) of `gguf:FILE`, a folder or a hub name; fp32 weights, from safetensors or GGUF only.
+
+    Reading a GGUF file takes minutes, so it is converted once and kept in the user's cache folder.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    folder = str(spec).removeprefix("hf:")
+    if folder.startswith("gguf:"):
+        folder = _converted_gguf(Path(folder.removeprefix("gguf:")))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
+    return model.eval(), tokenizer
+
+
+def _converted_gguf(file):
+    """The folder that holds this GGUF file's weights as safetensors, made at first use."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    if not file.is_file():
+        raise DataError(f"{file}: expected a GGUF file, found none")
+    with open(file, "rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise DataError(f"{file}: expected a GGUF file, found something else")
+        opened.seek(0)
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mckd" / f"{file.stem}-{digest}"
+    if not (cache / "config.json").is_file():
+        print(f"reading {file} (once; kept in {cache}) …", file=sys.stderr)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        except (ImportError, ValueError) as error:
+            raise DataError(f"{file}: {str(error).splitlines()[0]} (GGUF needs: pip install gguf accelerate)") from None
+        # A model read from GGUF refuses to be saved; the same weights in a plain model do not.
+        config = read.config
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
+        unfinished = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+        tokenizer.save_pretrained(unfinished)
+        plain.save_pretrained(unfinished)
+        if not cache.exists():
+            os.rename(unfinished, cache)
+    return cache
+
+
+class PackedDecoder:
+    """Greedy decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
+
+    Three techniques, each of which buys its part:
+    - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
+      the time goes, see only real tokens. A prompt of 40 tokens, three forced tokens of a long word, and a single bracket
+      go through the model in the same pass.
+    - *Shared prompt*: the keys and values of the few-shot prompt are computed once and kept once, not once a sequence.
+    - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
+    The model is any of transformers' causal LMs that calls the attention interface with its keyword arguments.
+    """
+
+    def __init__(self, model, rows=128, prompt=()):
+        self.model, self.rows = model, rows
+        self.keys, self.values = {}, {}                 # per layer: (rows, length, key-value heads, head size)
+        self.prompt_keys, self.prompt_values = {}, {}   # per layer: (prompt length, key-value heads, head size)
+        self.prompt_length = 0
+        model.set_attn_implementation("packed")
+        for begin in range(0, len(prompt), 128):
+            chunk = list(prompt[begin:begin + 128])
+            self.feed([0] * len(chunk), range(len(chunk)), chunk)
+            for layer in self.keys:
+                for kept, new in ((self.prompt_keys, self.keys), (self.prompt_values, self.values)):
+                    part = new[layer][0, :len(chunk)].clone()
+                    kept[layer] = torch.cat([kept[layer], part]) if layer in kept else part
+            self.prompt_length += len(chunk)
+
+    @torch.inference_mode()
+    def feed(self, rows, positions, tokens):
+        """Run the model on `tokens`, each at its row and its position after the prompt; returns their hidden states."""
+        device = self.model.device
+        self.row = torch.tensor(rows, device=device)
+        self.position = torch.tensor(positions, device=device)
+        self.visible = {}
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
+            return self.model.base_model(
+                input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
+                use_cache=False, packed=self).last_hidden_state[0]
+
+    def attend(self, layer, query, key, value, scaling, window):
+        """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
+        for store, new in ((self.keys, key), (self.values, value)):
+            length = int(self.position.max()) + 1
+            if layer not in store:
+                store[layer] = new.new_zeros(self.rows, length, *new.shape[1:])
+            elif store[layer].shape[1] < length:
+                room = max(length, 2 * store[layer].shape[1]) - store[layer].shape[1]
+                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, 0, 0, room))
+            store[layer][self.row, self.position] = new
+        own_keys, own_values = self.keys[layer][:, :length][self.row], self.values[layer][:, :length][self.row]
+        grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
+        scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
+        if self.prompt_length:
+            scores = torch.cat([torch.einsum("nhgd,phd->nhgp", grouped, self.prompt_keys[layer]), scores], -1)
+        if window not in self.visible:                                                      # the same in all such layers
+            behind = self.position[:, None] + self.prompt_length - torch.arange(scores.shape[-1], device=query.device)
+            self.visible[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
+        weights = (scores.float() * scaling).masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
+        out = torch.einsum("nhgs,nshd->nhgd", weights[..., self.prompt_length:], own_values)
+        if self.prompt_length:
+            out = out + torch.einsum("nhgp,phd->nhgd", weights[..., :self.prompt_length], self.prompt_values[layer])
+        return out.flatten(1, 2)
+
+    def logits_of(self, hidden):
+        """A function from candidates (N, K) to their logits: only these rows of the output matrix are read."""
+        weight = self.model.get_output_embeddings().weight
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+
+        def logits(ids):
+            ids = ids.to(weight.device)
+            if len(ids) > 1 and ids.stride(0) == 0:                 # the same candidates for all: one matrix product
+                found = hidden.float() @ weight[ids[0]].float().T
+            else:
+                found = torch.einsum("nd,nkd->nk", hidden.float(), weight[ids].float())
+            return torch.tanh(found / cap) * cap if cap else found
+        return logits
+
+    def run(self, cursors, prompts, end, admit=256):
+        """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
+
+        `admit` bounds the prompt tokens that one pass takes in, and so its memory.
+        """
+        yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
+        waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
+        active, length = {}, {}                                     # row -> cursor's index, tokens that the row holds
+        while waiting or active:
+            fresh = 0
+            for row in range(self.rows):
+                if row not in active and waiting and (not fresh or fresh + len(prompts[waiting[-1]]) <= admit):
+                    active[row], length[row] = waiting.pop(), 0
+                    fresh += len(prompts[active[row]])
+            rows, positions, tokens, last = [], [], [], []
+            for row, index in active.items():
+                new = cursors[index].queue if length[row] else list(prompts[index]) + cursors[index].queue
+                cursors[index].queue = []
+                rows += [row] * len(new)
+                positions += range(length[row], length[row] + len(new))
+                tokens += new
+                last.append(len(tokens) - 1)
+                length[row] += len(new)
+            hidden = self.feed(rows, positions, tokens)[last]
+            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end)
+            for row in [row for row, index in active.items() if cursors[index].done]:
+                yield active.pop(row)
+
+
+def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, packed=None, **_):
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)
+    scaling = scaling or query.shape[-1] ** -0.5
+    return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window)[None], None
+
+
+def _register_packed_attention():
+    from transformers import AttentionInterface
+    AttentionInterface.register("packed", _packed_attention)
+
+
+_register_packed_attention()
+
+
+def keep_freed_memory():
+    """Ask glibc to keep freed memory instead of handing it back: PyTorch frees and takes the same megabytes in every step,
+    and fresh pages are slow to come, most of all in virtual machines. Elsewhere this does nothing."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)                 # M_MMAP_MAX: take all blocks from the heap,
+        libc.mallopt(-1, (1 << 31) - 1)     # M_TRIM_THRESHOLD: which is never trimmed
+    except (OSError, AttributeError):
+        pass
+
+
+keep_freed_memory()
+
+
+def fast_bf16(device):
+    """Whether bf16 is faster than fp32 here: on GPUs that have it and on CPUs with AVX512-BF16 or AMX; elsewhere it is
+    emulated, at a fraction of fp32's speed."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def line_ends(tokenizer):
+    """The tokens that end an answer: a line break, or the end of the text."""
+    found = {tokenizer.eos_token_id} | {tokenizer("x" + end, add_special_tokens=False).input_ids[-1] for end in ("\n", "\n\n")}
+    return sorted(token for token in found if token is not None)
+
+
+class LLMTeacher:
+    """A local LLM, few-shot prompted, greedy, constrained by the task."""
+
+    def __init__(self, spec, task, demonstrations, device):
+        self.task, self.demonstrations = task, demonstrations
+        self.prompt = few_shot_prompt(task, demonstrations)
+        self.spec, self.device, self.decoder = spec, device, None
+        self.name = f"{spec}, {len(demonstrations)} demonstrations"
+        self.key = f"{spec}\n{self.prompt}"
+
+    def label(self, inputs):
+        """Yields (index, Label) as they are decided, longest inputs first."""
+        if self.decoder is None:
+            self.model, self.tokenizer = load_causal_lm(self.spec)
+            self.model.to(self.device)
+            self.encode = PieceEncoder(self.tokenizer)
+            start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+            prompt = start + self.tokenizer(self.prompt, add_special_tokens=False).input_ids
+            self.decoder = PackedDecoder(self.model, prompt=prompt)
+        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size))
+
+
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
+    """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback."""
+    tokenizer, limit = encode.tokenizer, getattr(decoder.model.config, "max_position_embeddings", 10 ** 9)
+    end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
+    ask, answer = f"\n{task.answer_name}", lambda words: encode.all(words)
+    tail = tokenizer("x" + ask, add_special_tokens=False).input_ids[encode.lead:]
+    head = tokenizer("Sentence:", add_special_tokens=False).input_ids
+    prompts = [head + answer(split_words(input)) + tail for input in inputs]
+    order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
+    fits = [i for i in order if decoder.prompt_length + 4 * len(prompts[i]) < limit]
+    for i in set(order) - set(fits):
+        yield i, Label(inputs[i], task.fallback(inputs[i]))
+    cursors = [make_cursor(task, inputs[i], encode, end, 2 * len(prompts[i]) + 32, vocabulary) for i in fits]
+    for i in decoder.run(cursors, [prompts[i] for i in fits], end):
+        yield fits[i], Label(inputs[fits[i]], *cursors[i].result())
+
+
+# ----------------------------------------------------------------------------------------------------
+# The other teachers.
+
+class ReplayTeacher:
+    """Labels made before: a file of {"input", "output"} rows, or the authors' own rows."""
+
+    def __init__(self, file, task):
+        self.name, self.file = f"replay:{file}", Path(file)
+        self.known = {}
+        for number, row in enumerate(read_pseudolabels(file), 1):
+            self.known[row.input] = Label(row.input, self._repaired(task, row), row.score)
+        self.key = f"replay:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+
+    @staticmethod
+    def _repaired(task, row):
+        try:
+            return task.read(row.input, row.output)
+        except ValueError:
+            return task.fallback(row.input)
+
+    def label(self, inputs):
+        for i, input in enumerate(inputs):
+            if input not in self.known:
+                raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; make one with: python teacher.py --help")
+            yield i, self.known[input]
+
+
+class NoisyTeacher:
+    """Gold with seeded noise, for teaching and tests: no LLM. `noisy:0.3` is wrong in about three decisions of ten.
+
+    tree: every bracket but the whole sentence's is, at RATE, taken away or moved by a word at one end (where that crosses no
+    other). slots: every slot is, at RATE, taken away, renamed or cut by its last word. text: every word is, at RATE, taken
+    away or doubled. The noise of an input depends on its words and the seed only, so it is the same in every run.
+    """
+
+    def __init__(self, rate, task, gold, seed):
+        self.rate, self.task, self.gold, self.seed = rate, task, gold, seed
+        self.name = f"noisy:{rate:g} (gold with noise, no LLM)"
+        self.key = f"noisy:{rate}:{seed}:{hashlib.sha256(json.dumps(sorted(gold.items())).encode()).hexdigest()}"
+
+    def label(self, inputs):
+        for i, input in enumerate(inputs):
+            if self.gold.get(input) is None:
+                raise DataError(f"noisy:{self.rate:g} needs gold for every input, found none for {input[:60]!r}")
+            chance = random.Random(f"{self.seed} {input}")
+            yield i, Label(input, getattr(self, f"_{self.task.kind}")(input, self.gold[input], chance))
+
+    def _tree(self, input, gold, chance):
+        words = split_words(input)
+        whole, *spans = bare_spans(read_tree(gold, words))
+        kept = set(spans)
+        for start, end in spans:
+            if chance.random() < self.rate:
+                kept.discard((start, end))
+                moved = chance.choice([None, (start - 1, end), (start + 1, end), (start, end - 1), (start, end + 1)])
+                if moved and moved[0] >= 0 and moved[1] <= len(words) and moved[1] - moved[0] > 1 and not any(
+                        a < moved[0] < b < moved[1] or moved[0] < a < moved[1] < b for a, b in kept):
+                    kept.add(moved)
+        return write_bare(words, sorted(kept | {whole}, key=lambda span: (span[0], -span[1])))
+
+    def _slots(self, input, gold, chance):
+        tags = self.task.read_tags(input, gold)
+        names = sorted({tag[2:] for tag in self.task.tags if tag != "O"})
+        for begin in [i for i, tag in enumerate(tags) if tag != "O" and not tag.startswith("I-")]:
+            end = begin + 1
+            while end < len(tags) and tags[end] == f"I-{tags[begin][2:]}":
+                end += 1
+            if chance.random() < self.rate:
+                how = chance.choice(["away", "rename", "cut"])
+                if how == "away":
+                    tags[begin:end] = ["O"] * (end - begin)
+                elif how == "rename":
+                    name = chance.choice(names)
+                    tags[begin:end] = [f"{tag[:2]}{name}" for tag in tags[begin:end]]
+                else:
+                    tags[end - 1] = "O"
+        return " ".join(tag if tag in self.task.tags else "O" for tag in tags)
+
+    def _text(self, input, gold, chance):
+        words = []
+        for word in split_words(gold):
+            words += [word] if chance.random() >= self.rate else chance.choice([[], [word, word]])
+        return " ".join(words or split_words(gold)[:1])
+
+
+class APITeacher:
+    """A chat model behind any OpenAI-compatible server, several requests at a time. Its answers are repaired or refused
+    by the task; a refused one becomes the fallback label. The key comes from OPENAI_API_KEY and goes nowhere else."""
+
+    def __init__(self, model, task, demonstrations, base_url=None, at_once=8, tries=5):
+        self.model, self.task, self.at_once, self.tries = model, task, at_once, tries
+        self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+        self.prompt = few_shot_prompt(task, demonstrations)
+        self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
+        self.key = f"openai:{model}\n{self.url}\n{self.prompt}"
+        self.refused = 0
+
+    def label(self, inputs):
+        with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
+            asked = {pool.submit(self._ask, input): i for i, input in enumerate(inputs)}
+            try:
+                for answered in concurrent.futures.as_completed(asked):
+                    i = asked[answered]
+                    try:
+                        output = self.task.read(inputs[i], answered.result())
+                    except ValueError as error:
+                        if isinstance(error, DataError):
+                            raise
+                        self.refused += 1
+                        output = self.task.fallback(inputs[i])
+                    yield i, Label(inputs[i], output)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _ask(self, input):
+        message = f"{self.prompt}{question(self.task, input)}"
+        body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": message}]})
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {os.environ['OPENAI_API_KEY']}"
+        for attempt in range(self.tries):
+            try:
+                request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), headers)
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return json.load(answer)["choices"][0]["message"]["content"] or ""
+            except urllib.error.HTTPError as error:
+                problem = f"HTTP {error.code} {error.reason}"
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    break
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
+            if attempt + 1 < self.tries:
+                time.sleep(min(30, 2 ** attempt * (0.5 + random.random())))
+        raise DataError(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
+
+
+def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None):
+    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations."""
+    kind, _, rest = spec.partition(":")
+    demonstrations = data.labeled[:DEMONSTRATIONS]
+    if spec == "auto":
+        kept = data.folder / "pseudolabels.jsonl"
+        if not kept.is_file():
+            raise DataError(f"{data.folder}: no pseudolabels.jsonl to replay; name a teacher, for example "
+                            "--teacher gguf:FILE, --teacher hf:NAME_OR_FOLDER or --teacher openai:MODEL")
+        return ReplayTeacher(kept, task)
+    if kind == "replay" and rest:
+        return ReplayTeacher(rest, task)
+    if kind in ("hf", "gguf") and rest:
+        return LLMTeacher(spec, task, demonstrations, device)
+    if kind == "openai" and rest:
+        return APITeacher(rest, task, demonstrations, base_url)
+    if kind == "noisy":
+        try:
+            rate = float(rest)
+        except ValueError:
+            rate = -1
+        if not 0 <= rate <= 1:
+            raise DataError(f"--teacher noisy:RATE: expected a rate from 0 to 1, found {rest!r}")
+        gold = {x.input: x.output for split in (data.unlabeled, data.valid, data.test, data.labeled) for x in split}
+        return NoisyTeacher(rate, task, gold, seed)
+    raise DataError(f"--teacher {spec}: expected auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE "
+                    "or tuned:MODEL")
+
+
+# ----------------------------------------------------------------------------------------------------
+# The cache: labels are appended as they come, so that nothing is asked twice, in this run or the next.
+
+def label_with_cache(teacher, inputs, cache, quiet=False):
+    """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to.
+
+    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone.
+    """
+    known = {}
+    cache = Path(cache)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    if cache.exists():
+        lines = cache.read_bytes().split(b"\n")
+        if lines[-1]:
+            write_atomically(cache, b"".join(line + b"\n" for line in lines[:-1]))
+        known = {row.input: Label(*row) for row in (read_pseudolabels(cache) if any(lines[:-1]) else [])}
+    missing = list(dict.fromkeys(input for input in inputs if input not in known))
+    if missing:
+        with open(cache, "a", encoding="utf-8") as file:
+            for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
+                known[label.input] = label
+                file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
+                file.flush()
+    return [known[input] for input in inputs]
+
+
+def cache_file(teacher, runs="runs"):
+    """Where this teacher's labels are kept: one file for each teacher, prompt and model."""
+    return Path(runs) / "teacher" / f"{hashlib.sha256(teacher.key.encode()).hexdigest()[:16]}.jsonl"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Label a split with a teacher; the same command again goes on where it stopped.",
+        epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl")
+    parser.add_argument("--data", required=True, help="a data folder")
+    parser.add_argument("--teacher", required=True, help="replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
+    parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")
+    parser.add_argument("--out", required=True, help="the file of pseudolabels to write")
+    parser.add_argument("--labeled", type=int, default=50, help="gold examples that the prompt may draw on (50)")
+    parser.add_argument("--unlabeled", type=int, help="label only the first N of the unlabeled split (all)")
+    parser.add_argument("--max-words", type=int, help="leave longer sentences out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base-url", help="of an OpenAI-compatible server")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    data = load_data(args.data, args.labeled, args.unlabeled, max_words=args.max_words)
+    task = make_task(data.config)
+    if task.kind == "slots":
+        task.learn_tags(data.labeled)
+    if not args.quiet:
+        print(data.headline())
+    wanted = args.split.split(",")
+    for name in wanted:
+        if name not in ("labeled", "unlabeled", "valid", "test"):
+            raise DataError(f"--split {name}: expected labeled, unlabeled, valid or test")
+    inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url)
+    labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
+    write_jsonl(args.out, labels)
+    print(f"{args.out}: {len(labels)} pseudolabels by {teacher.name}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,377 @@
+"""Scores against worked examples, the authorities (EVALB, seqeval), and what must hold of any score."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.trees import clean, flat, read_penn, write_bare
+from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
+                     text_scores)
+
+ROOT = Path(__file__).parent.parent
+GOLD = "(S (NP (DT The) (JJ old) (NN cat)) (, ,) (VP (VBD sat) (ADVP (RB down))) (. .))"
+WORDS = "The old cat , sat down ."
+
+
+def figures(result):
+    return tuple(round(result[key], 2) for key in ("precision", "recall", "f1", "complete", "valid"))
+
+
+# ------------------------------------------------------------------------------------------ the paper's score
+
+def test_bracket_worked_example():
+    # Without `,` and `.` the words are  0 The  1 old  2 cat  3 sat  4 down.
+    # Gold:       (0,5) the sentence, (0,3) The old cat, (3,5) sat down.
+    # Prediction: (0,5), (1,3) old cat, (1,3) again for `( ( old cat ) , )`, which is the same span without the comma, (3,5).
+    # Two spans are right, of three each: P = R = F1 = 66.67. The second sentence is right in full.
+    result = bracket_scores([GOLD, GOLD], ["( The ( ( old cat ) , ) ( sat down ) . )", "( ( The old cat ) , ( sat down ) . )"])
+    assert [score["f1"] for score in result["per_sentence"]] == pytest.approx([200 / 3, 100])
+    assert figures(result) == (83.33, 83.33, 83.33, 50, 100) and result["n"] == 2 and result["left_out"] == 0
+
+
+@pytest.mark.parametrize("prediction", ["( ( ( The ) ( old ) ( cat ) ) ( , ) ( ( sat ) ( down ) ) ( . ) )", "((The old cat) , (sat down) .)",
+                                        "( ( The old cat ) , ( sat down ) .", "( ( The old cat ) , ( sat down ) . ) ) )", GOLD])
+def test_bracket_every_way_to_write_the_right_tree(prediction):
+    assert figures(bracket_scores([GOLD], [prediction])) == (100, 100, 100, 100, 100)
+
+
+@pytest.mark.parametrize("prediction", ["", "no idea", "( The old cat , sat down )", "( ( The old cat ) , ( sat down ) ! )",
+                                        "( ( The old dog ) , ( sat down ) . )", "( The ) ( old cat , sat down . )",
+                                        "( ( The old cat ) ( sat down ) )", "( ( the old cat ) , ( sat down ) . )"])
+def test_bracket_no_tree_over_these_words_scores_nothing(prediction):
+    assert figures(bracket_scores([GOLD], [prediction])) == (0, 0, 0, 0, 0)
+
+
+def test_bracket_leaves_out_what_nobody_can_get_right():
+    result = bracket_scores(["(FRAG (UH Yes) (. .))", GOLD], ["nonsense", GOLD])
+    assert (result["n"], result["left_out"], result["f1"], result["valid"]) == (1, 1, 100, 100)
+    assert result["per_sentence"][0] is None
+
+
+def test_bracket_traces_and_function_tags_in_gold():
+    gold = "( (S (NP-SBJ-1 (DT The) (NN cat)) (VP (VBD sat) (NP (-NONE- *-1)))))"
+    assert bracket_scores([gold], ["( ( The cat ) sat )"], ["The cat sat"])["f1"] == 100
+
+
+def test_bracket_bare_gold_tells_punctuation_by_its_characters():
+    bare = write_bare(clean(read_penn(GOLD)))
+    other = "( The ( ( old cat ) , ) ( sat down ) . )"
+    assert figures(bracket_scores([bare], [other], [WORDS])) == figures(bracket_scores([GOLD], [other], [WORDS]))
+    # Without the words this would be Penn: the tags `The` and `sat`.
+    assert bracket_scores(["((The cat) (sat down))"], ["((The cat) (sat down))"], ["The cat sat down"])["n"] == 1
+    assert all(map(is_punctuation, [",", "``", "''", "(", "...", "$", "—", "-"]))
+    assert not any(map(is_punctuation, ["%", "&", "a.", "+", "=", "½", "日"]))
+
+
+def test_bracket_words_with_brackets_and_escapes():
+    gold = r"(NP (NN p-LRB-x-RRB-) (-LRB- -LRB-) (CD 1\/2) (-RRB- -RRB-))"
+    assert bracket_scores([gold], ["( p-LRB-x-RRB- -LRB- 1/2 -RRB- )"], ["p(x) ( 1/2 )"])["f1"] == 100
+
+
+@pytest.mark.parametrize("gold, words, problem", [
+    ("(S (NN a)", None, "1 bracket left open"), ("", None, "empty"), (GOLD, ["The cat sat"], "its words are not the input's")])
+def test_bracket_bad_gold(gold, words, problem):
+    with pytest.raises(GoldError, match=problem) as error:
+        bracket_scores([GOLD, gold], [GOLD, GOLD], words and [WORDS, *words])
+    assert error.value.number == 2
+
+
+# ------------------------------------------------------------------------------------------ EVALB
+
+def test_evalb_worked_example():
+    # `,` and `.` are deleted. Gold: S(0,5) NP(0,3) VP(3,5) ADVP(4,5). Prediction: S(0,5) NP(0,3) NP(1,3) VP(3,5) PRT(4,5),
+    # where PRT counts as ADVP and TOP not at all: 4 right of 4 in gold, of 5 predicted.
+    pred = "(TOP (S (NP-SBJ (DT The) (NP (JJ old) (NN cat))) (, ,) (VP (VBD sat) (PRT (RP down))) (. .)))"
+    assert figures(evalb_scores([GOLD], [pred])) == (80, 100, 88.89, 0, 100)
+
+
+def test_evalb_unlabelled_predictions_match_nothing():
+    # Three brackets, (0,5), (0,3) and (3,5), none of them with a label.
+    for pred in ("( ( The old cat ) , ( sat down ) . )", "((The old cat) , (sat down) .)"):
+        assert figures(evalb_scores([GOLD], [pred])) == (0, 0, 0, 0, 100)
+    assert evalb_scores([f"( {GOLD})"], ["( ( The old cat ) , ( sat down ) . )"])["f1"] == 0
+
+
+def evalb_mismatches(cases, summary, result):
+    """Where the result is not EVALB's, to the last digit that EVALB prints."""
+    wrong = []
+    for case, mine in zip(cases, result["per_sentence"], strict=True):
+        _, _, status, recall, precision = case
+        if (mine is None) != (status != 0):
+            wrong.append((case, mine))
+        elif mine is not None and (f"{mine['recall']:.2f}", f"{mine['precision']:.2f}") != (recall, precision):
+            wrong.append((case, mine))
+    mine = {"Bracketing Recall": f"{result['recall']:.2f}", "Bracketing Precision": f"{result['precision']:.2f}",
+            "Bracketing FMeasure": f"{result['f1']:.2f}", "Complete match": f"{result['complete']:.2f}",
+            "Number of Valid sentence": str(result["n"])}
+    return wrong + [(key, value, summary[key]) for key, value in mine.items() if value != summary[key]]
+
+
+def test_evalb_equals_what_evalb_printed():
+    recorded = json.loads((Path(__file__).parent / "fixtures" / "evalb_cases.json").read_text(encoding="utf-8"))
+    cases = recorded["cases"]
+    assert len(cases) == 300 and {case[2] for case in cases} == {0, 1, 2}
+    result = evalb_scores([case[0] for case in cases], [case[1] for case in cases])
+    assert evalb_mismatches(cases, recorded["summary"], result) == []
+
+
+LABELS = "S NP VP PP ADVP PRT SBAR NP-SBJ NP-SBJ-2 PP=1 TOP ADVP-TMP PRT|ADVP".split()
+TAGS = "DT NN VBD IN RB RP , . : `` '' -NONE- -LRB- $ PRP$ TOP HYPH".split()
+COLLINS = """MAX_ERROR 1000000
+LABELED 1
+DELETE_LABEL TOP
+DELETE_LABEL -NONE-
+DELETE_LABEL ,
+DELETE_LABEL :
+DELETE_LABEL ``
+DELETE_LABEL ''
+DELETE_LABEL .
+DELETE_LABEL_FOR_LENGTH -NONE-
+EQ_LABEL ADVP PRT
+"""
+
+
+def random_penn(leaves, rng):
+    def build(start, end):
+        labels = [rng.choice(LABELS) for _ in range(rng.choice([0, 0, 0, 1, 2]))]
+        if end - start == 1:
+            inner = leaves[start]
+        else:
+            labels.append(rng.choice(LABELS))
+            cuts = [start, *sorted(rng.sample(range(start + 1, end), rng.randint(1, min(3, end - start - 1)))), end]
+            inner = " ".join(build(a, b) for a, b in zip(cuts, cuts[1:]))
+        for label in labels:
+            inner = f"({label} {inner})"
+        return inner
+    return build(0, len(leaves))
+
+
+def random_pair(rng):
+    """A gold tree and a prediction: sometimes the same shape, sometimes with other tags or words, sometimes broken."""
+    n_words = rng.choice([1, 1, 2, 3, 4, 6, 9])
+    words = [rng.choice(["a", "b", "-LRB-", "é", "it's"]) for _ in range(n_words)]
+    tags = [rng.choice(TAGS) if rng.random() < 0.5 else "NN" for _ in words]
+    gold = random_penn([f"({tag} {word})" for tag, word in zip(tags, words)], rng)
+    tags = [rng.choice(TAGS) if rng.random() < 0.02 else tag for tag in tags]
+    words = [rng.choice("ab") if rng.random() < 0.01 else word for word in words]
+    pred = random_penn([f"({tag} {word})" for tag, word in zip(tags, words)], rng)
+    if rng.random() < 0.5:
+        pred = re.sub(r"\([A-Z]+(?= \()", lambda match: f"({rng.choice(LABELS)}" if rng.random() < 0.1 else match[0], gold)
+    gold, pred = (rng.choice(["(TOP {})", "{}", "{}", "(S {})", "( {})", "({})"]).format(text) for text in (gold, pred))
+    return gold, rng.choice([""] + ([pred[:-1], pred + ")"]) + [pred] * 60)
+
+
+def run_evalb(binary, pairs, folder):
+    (folder / "collins.prm").write_text(COLLINS)
+    for column, name in enumerate(["gold", "pred"]):
+        (folder / name).write_text("".join(pair[column] + "\n" for pair in pairs), encoding="utf-8")
+    output = subprocess.run([binary, "-p", "collins.prm", "gold", "pred"], cwd=folder, capture_output=True, text=True).stdout
+    rows = re.findall(r"^ *\d+ +\d+ +(\d) +([\d.]+) +([\d.]+) ", output, re.MULTILINE)
+    # The summary is printed twice, for all sentences and for those of 40 words and fewer. The first is meant.
+    summary = dict(reversed(re.findall(r"^(\w[\w ]*?) +=\s+(\S+)$", output, re.MULTILINE)))
+    assert len(rows) == len(pairs)
+    return [[*pair, int(status), recall, precision] for pair, (status, recall, precision) in zip(pairs, rows)], summary
+
+
+@pytest.mark.skipif("EVALB" not in os.environ, reason="set EVALB to a compiled evalb to compare with it")
+def test_evalb_equals_evalb(tmp_path):
+    rng = random.Random(1)
+    for _ in range(5):
+        pairs = [random_pair(rng) for _ in range(1000)]
+        cases, summary = run_evalb(os.path.abspath(os.environ["EVALB"]), pairs, tmp_path)
+        result = evalb_scores([case[0] for case in cases], [case[1] for case in cases])
+        assert evalb_mismatches(cases, summary, result) == []
+
+
+# ------------------------------------------------------------------------------------------ slots
+
+def test_slots_worked_example():
+    # Gold: city (1,3), day (4,5). Prediction: city (1,3), and an I-day after O, which begins a chunk (3,5): wrong start.
+    result = slot_scores(["O B-city I-city O B-day"], ["O B-city I-city I-day I-day"])
+    assert figures(result) == (50, 50, 50, 0, 100)
+    assert chunks("O B-city I-city I-day I-day".split()) == {("city", 1, 3), ("day", 3, 5)}
+
+
+def test_slots_bad_predictions_count_as_all_o():
+    for pred in ["", "O", "B-a O O", "B-a city", "b-a O", "B- O"]:
+        result = slot_scores(["B-a O", "B-a O"], [pred, "B-a O"])
+        assert figures(result) == (100, 50, 66.67, 50, 50)
+
+
+def test_slots_without_chunks_is_zero_as_in_conlleval():
+    assert figures(slot_scores(["O O"], ["O O"])) == (0, 0, 0, 100, 100)
+
+
+@pytest.mark.parametrize("gold", ["B-a X", "B-", "", "O I"])
+def test_slots_bad_gold(gold):
+    with pytest.raises(GoldError, match="expected BIO tags") as error:
+        slot_scores(["O", gold], ["O", "O O"])
+    assert error.value.number == 2
+
+
+def random_tags(rng, n):
+    names = ["a", "b", "fromloc.city_name", "a-b", "B-x", "O", "é"]
+    return [rng.choice(["O", "B-", "I-", "I-"]) for _ in range(n)], [rng.choice(names[:rng.randint(1, 7)]) for _ in range(n)]
+
+
+def test_slots_equal_seqeval():
+    seqeval = pytest.importorskip("seqeval.metrics")
+    rng = random.Random(0)
+    for _ in range(300):
+        gold, pred = [], []
+        for _ in range(10):
+            n = rng.randint(1, 8)
+            for side in (gold, pred):
+                side.append([prefix if prefix == "O" else prefix + name for prefix, name in zip(*random_tags(rng, n))])
+            if rng.random() < 0.3:
+                pred[-1] = gold[-1]
+        result = slot_scores(*([" ".join(tags) for tags in side] for side in (gold, pred)))
+        for name in ("precision", "recall", "f1"):
+            theirs = getattr(seqeval, f"{name}_score")(gold, pred, zero_division=0)
+            assert result[name] == pytest.approx(100 * theirs), (gold, pred)
+
+
+# ------------------------------------------------------------------------------------------ text
+
+def test_text_worked_example():
+    # "a b b c" against "b b d": two tokens in common, of 4 and of 3.
+    result = text_scores(["a b b c", "x  y", ""], ["b b d", "x y", ""])
+    assert result["per_sentence"][0] == pytest.approx({"precision": 200 / 3, "recall": 50, "f1": 400 / 7})
+    assert figures(result)[3:] == (66.67, 66.67) and result["n"] == 3
+
+
+# ------------------------------------------------------------------------------------------ what holds of every score
+
+def bare_pairs(n, seed):
+    rng = random.Random(seed)
+    sentences, a, b = [], [], []
+    for _ in range(n):
+        words = [rng.choice(["a", "b", ",", "(", "x.y", "%"]) for _ in range(rng.randint(1, 9))]
+        leaves = [f"(NN {word})".replace("(NN ()", "(-LRB- -LRB-)") for word in words]
+        sentences.append(" ".join(words))
+        for side in (a, b):
+            side.append(write_bare(read_penn(random_penn(leaves, rng))) if rng.random() < 0.95 else "( broken")
+    return sentences, a, b
+
+
+def slot_pairs(n, seed):
+    rng = random.Random(seed)
+    sentences = [" ".join("w" * rng.randint(2, 8)) for _ in range(n)]
+    a, b = ([" ".join(rng.choice(["O", "B-a", "I-a", "B-b"]) for _ in sentence.split()) for sentence in sentences] for _ in "ab")
+    return sentences, a, b
+
+
+def items(kind):
+    return slot_pairs(200, 3) if kind == "slots" else bare_pairs(200, 3)
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots", "text"])
+def test_agreement_is_symmetric_and_does_not_mind_the_order(kind):
+    inputs, a, b = items(kind)
+    value = agreement(kind, a, b, inputs)
+    assert 0 < value < 100
+    assert value == pytest.approx(agreement(kind, b, a, inputs))
+    assert value == pytest.approx(agreement(kind, a[::-1], b[::-1], inputs[::-1]))
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots", "text"])
+def test_a_score_does_not_mind_the_order_and_gold_scores_full(kind):
+    inputs, gold, pred = items(kind)
+    gold = [flat(sentence.split()) if text == "( broken" else text for sentence, text in zip(inputs, gold)]
+    result, backwards = score(kind, gold, pred, inputs), score(kind, gold[::-1], pred[::-1], inputs[::-1])
+    assert figures(result) == figures(backwards) and backwards["per_sentence"] == result["per_sentence"][::-1]
+    assert figures(score(kind, gold, gold, inputs)) == (100, 100, 100, 100, 100)
+    assert result["f1"] < 100
+
+
+def test_swapping_gold_and_prediction_swaps_precision_and_recall():
+    inputs, a, b = bare_pairs(200, 5)
+    a, b = ([flat(s.split()) if text == "( broken" else text for s, text in zip(inputs, side)] for side in (a, b))
+    one, other = bracket_scores(a, b, inputs), bracket_scores(b, a, inputs)
+    assert one["precision"] == pytest.approx(other["recall"]) and one["f1"] == pytest.approx(other["f1"])
+
+
+def test_agreement_of_trees_is_the_bracket_score_against_bare_gold():
+    inputs, a, b = bare_pairs(200, 7)
+    a = [flat(s.split()) if text == "( broken" else text for s, text in zip(inputs, a)]
+    assert agreement("tree", a, b, inputs) == pytest.approx(bracket_scores(a, b, inputs)["f1"])
+
+
+def test_an_unknown_kind_and_lists_of_different_lengths():
+    for call in (lambda: score("trees", [], []), lambda: agreement("trees", [], [], []), lambda: slot_scores(["O"], [])):
+        with pytest.raises(ValueError, match="expected"):
+            call()
+
+
+def test_nothing_to_score_is_zero():
+    for result in (bracket_scores([], []), evalb_scores([], []), slot_scores([], []), text_scores([], [])):
+        assert result["n"] == 0 and figures(result) == (0, 0, 0, 0, 0)
+
+
+def test_ten_thousand_deep():
+    depth = 10_000
+    penn = "(S (DT a) " * depth + "(NN b)" + ")" * depth
+    assert bracket_scores([penn], [write_bare(read_penn(penn))])["f1"] == 100
+    assert evalb_scores([penn], [penn])["f1"] == 100
+
+
+# ------------------------------------------------------------------------------------------ command line
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(gold, pred):
+        Path("gold").write_bytes(gold if isinstance(gold, bytes) else gold.encode())
+        Path("pred").write_bytes(pred if isinstance(pred, bytes) else pred.encode())
+        return ["gold", "pred"]
+    return write
+
+
+def test_cli_json(files, capsys):
+    paths = files(f"{GOLD}\n(FRAG (UH Yes))\n{GOLD}\n", f"{GOLD}\n( Yes )\n\n")
+    assert main([*paths, "--metric", "bracket", "--json", "--per-sentence"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {key: result[key] for key in ("n", "f1", "complete", "valid", "left_out")} == \
+        {"n": 2, "f1": 50, "complete": 50, "valid": 50, "left_out": 1}
+    assert [score and score["f1"] for score in result["per_sentence"]] == [100, None, 0]
+
+
+def test_cli_runs_as_a_script(files):
+    paths = files("O B-a\r\nO O\r\n", "O B-a\nO O\n")
+    run = [sys.executable, str(ROOT / "metrics.py")]
+    table = subprocess.run([*run, *paths, "--metric", "slots", "--per-sentence"], capture_output=True, text=True)
+    assert table.returncode == 0 and re.search(r"^f1 +100\.00$", table.stdout, re.MULTILINE)
+    assert "example:" in subprocess.run([*run, "--help"], capture_output=True, text=True).stdout
+
+
+def test_cli_a_line_ends_only_at_a_newline(files, capsys):
+    gold = "(NP (NN a\u2028b) (NN c\x85d))\n"
+    assert main([*files(gold, gold), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 1
+
+
+@pytest.mark.parametrize("metric, gold, pred, message", [
+    ("bracket", "", "x\n", "gold: expected one item a line: the file is empty"),
+    ("bracket", f"{GOLD}\n", f"{GOLD}\n{GOLD}\n", "pred: expected 1 lines, as many as gold has; found 2"),
+    ("bracket", f"{GOLD}\n(S (NN a)\n", "x\nx\n", "gold:2: expected a Penn tree: 1 bracket left open"),
+    ("bracket", "(S (NP the cat))\n", "x\n", "gold:1: expected a Penn tree:"),
+    ("evalb", f"{GOLD}\n\n", "x\nx\n", "gold:2: expected a Penn tree: the text is empty"),
+    ("slots", "O B-a\nO city\n", "O O\nO O\n", "gold:2: expected BIO tags (O, B-label, I-label): tag 2 is `city`"),
+    ("slots", b"O\n\xff\n", "O\nO\n", "gold:2: expected text in UTF-8")])
+def test_cli_bad_input_is_one_clear_line(files, capsys, metric, gold, pred, message):
+    assert main([*files(gold, pred), "--metric", metric]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(message) and captured.err.count("\n") == 1
+
+
+def test_cli_missing_file(files, capsys):
+    files("x", "x")
+    assert main(["absent", "pred"]) == 2
+    assert capsys.readouterr().err == "absent: expected a readable file: No such file or directory\n"

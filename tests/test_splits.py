@@ -1,0 +1,264 @@
+"""data/splits.py: a data folder is read as it was written, and whatever is wrong with it is said in one line."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data import splits
+from data.splits import DataError, Example, Pseudolabel, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+
+TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
+
+
+def rows(prefix, n):
+    return [{"input": f"{prefix} {i} rye bread", "output": "O O B-food I-food"} for i in range(n)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "kitchen")
+
+
+def make_folder(folder, task=TASK):
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps(task))
+    for split, n in (("labeled", 6), ("unlabeled", 9), ("valid", 4), ("test", 30)):
+        write_jsonl(folder / f"{split}.jsonl", rows(split, n))
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is loaded
+
+def test_first_labeled_and_unlabeled_are_used_and_all_of_valid(folder):
+    data = load_data(folder, labeled=2, unlabeled=3)
+    assert [x.input for x in data.labeled] == ["labeled 0 rye bread", "labeled 1 rye bread"]
+    assert [x.input for x in data.unlabeled] == [f"unlabeled {i} rye bread" for i in range(3)]
+    assert len(data.valid) == 4 and data.kind == "slots" and data.name == "kitchen" and not data.sample
+
+
+def test_test_sample_is_the_same_for_every_run_and_in_file_order(folder):
+    one, two = load_data(folder, labeled=2, test=10).test, load_data(folder, labeled=5, unlabeled=4, test=10).test
+    numbers = [int(x.input.split(" ")[1]) for x in one]
+    assert one == two and numbers == sorted(numbers) and len(set(numbers)) == 10 and numbers != list(range(10))
+    assert len(load_data(folder, labeled=2, test=0).test) == len(load_data(folder, labeled=2, test=None).test) == 30
+
+
+def test_max_words_comes_before_the_choice_of_labeled(folder):
+    long = {"input": "a much longer request for bread", "output": "O O O O O B-food"}
+    write_jsonl(folder / "labeled.jsonl", [long, *rows("labeled", 2)])
+    data = load_data(folder, labeled=2, max_words=5)
+    assert [x.input for x in data.labeled] == ["labeled 0 rye bread", "labeled 1 rye bread"]
+    assert data.left_out == {"labeled": 1, "unlabeled": 0, "valid": 0, "test": 0}
+    assert "1 sentences of more than 5 words left out" in data.headline()
+
+
+def test_headline_says_what_the_data_is(folder):
+    line = load_data(folder, labeled=2, test=10).headline()
+    assert "kitchen" in line and "real data" in line and "2 labeled (the first of 6)" in line
+    assert "9 unlabeled," in line and "10 test (a fixed sample of 30)" in line and "\n" not in line
+
+
+def test_real_corpus_beside_the_sample_is_what_loads(folder):
+    (folder / "task.json").write_text(json.dumps({**TASK, "sample": True}))
+    assert "synthetic sample" in load_data(folder, labeled=2).headline()
+    make_folder(folder / "real", {**TASK, "name": "The Real One"})
+    data = load_data(folder, labeled=2)
+    assert data.folder == folder / "real" and data.name == "The Real One" and "real data" in data.headline()
+
+
+def test_own_folder_may_lack_valid_and_test(folder):
+    (folder / "valid.jsonl").unlink()
+    (folder / "test.jsonl").unlink()
+    data = load_data(folder, labeled=2)
+    assert data.valid == data.test == []
+
+
+def test_unlabeled_needs_no_output_and_extra_keys_are_ignored(folder):
+    write_jsonl(folder / "unlabeled.jsonl", [{"input": "some bread", "speaker": 3}, {"input": "a roll", "output": None}])
+    assert load_data(folder, labeled=2).unlabeled == [Example("some bread"), Example("a roll")]
+
+
+def test_fingerprint_changes_with_what_is_loaded_and_with_nothing_else(folder, tmp_path):
+    before = load_data(folder, labeled=2).fingerprint
+    assert load_data(make_folder(tmp_path / "elsewhere"), labeled=2).fingerprint == before
+    write_jsonl(folder / "labeled.jsonl", rows("labeled", 7))  # the first two are the same
+    assert load_data(folder, labeled=2).fingerprint == before
+    assert load_data(folder, labeled=3).fingerprint != before
+    (folder / "task.json").write_text(json.dumps({**TASK, "instruction": "Tag the words!"}))
+    assert load_data(folder, labeled=2).fingerprint != before
+
+
+def test_authors_rows(tmp_path):
+    path = tmp_path / "train.json"
+    gold, guess = "(S (NP (PRP We)) (VP (VBP agree)))", "( ( We ) ( agree ) )"
+    write_jsonl(path, [{"translation": {"unparsed": "We agree", "unlabeled": guess, "parsed": gold}}])
+    assert read_jsonl(path, gold=True) == [Example("We agree", gold)]
+    assert read_pseudolabels(path) == [Pseudolabel("We agree", guess)]
+
+
+def test_pseudolabels_keep_scores_and_failed_answers(tmp_path):
+    path = tmp_path / "stage0.jsonl"
+    wanted = [Pseudolabel("some bread", "O B-food", -1.25), Pseudolabel("a roll", "", 0.0), Pseudolabel("tea", "I think")]
+    write_jsonl(path, wanted)
+    assert read_pseudolabels(path) == wanted
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Odd text
+
+NASTY = ["naïve café Ω ≤ 5", "e\u0301 is not é", "line\u2028separator", "next\u0085line", "no\u00a0break space",
+         "\u200bzero width", "𝛼-actinin 🧬", "مرحبا بالعالم", 'quote " and \\ backslash', "( [ { -LRB- / * ) ] }", "\ufeff inside", "\x00 \x1f controls"]
+
+
+def test_odd_text_comes_back_as_it_was(tmp_path):
+    wanted = [Example(text, text[::-1]) for text in NASTY]
+    write_jsonl(tmp_path / "odd.jsonl", wanted)
+    assert read_jsonl(tmp_path / "odd.jsonl") == wanted
+    assert "Ω" in (tmp_path / "odd.jsonl").read_text(encoding="utf-8")  # for people to read: not \u03a9
+
+
+def test_byte_order_mark_carriage_returns_and_blank_lines_at_the_end(tmp_path):
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"input": "a b"}\r\n{"input": "c"}\r\n\r\n \n')
+    assert read_jsonl(path) == [Example("a b"), Example("c")]
+
+
+def test_words_are_separated_by_single_spaces(tmp_path):
+    write_jsonl(tmp_path / "x.jsonl", [{"input": " two  spaces\tand a\u00a0b "}])
+    assert read_jsonl(tmp_path / "x.jsonl") == [Example("two spaces and a\u00a0b")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad input: file, line, what was expected
+
+GOOD = '{"input": "rye bread", "output": "B-food I-food"}'
+
+
+@pytest.mark.parametrize("line, expected", [
+    ('{"input": "rye', "expected a JSON object, found malformed JSON"),
+    ("", "expected a JSON object, found malformed JSON"),
+    ('["rye"]', 'expected a JSON object, found ["rye"]'),
+    ("[" * 100000, "nested too deeply"),
+    ('{"output": "O"}', 'expected "input" to be a string with words, found nothing'),
+    ('{"input": " \\t ", "output": "O"}', 'expected "input" to be a string with words, found " \\t "'),
+    ('{"input": 5, "output": "O"}', 'expected "input" to be a string with words, found 5'),
+    ('{"input": "rye"}', 'expected "output" to be a string with words, found nothing'),
+    ('{"input": "rye", "output": ["O"]}', 'expected "output" to be a string with words, found ["O"]'),
+    ('{"input": "rye \\ud83d", "output": "O O"}', "half of a surrogate pair"),
+    ('{"input": "rye bread", "output": "O"}', "expected 2 tags"),
+    ('{"input": "rye", "output": "B-fruit"}', "B-fruit"),
+    ('{"translation": {"parsed": "O"}}', 'expected "input"'),
+])
+def test_bad_row_is_named_by_file_and_line(folder, line, expected):
+    (folder / "labeled.jsonl").write_text(f"{GOOD}\n{line}\n{GOOD}\n")
+    message = error_of(lambda: load_data(folder, labeled=1))
+    assert message.startswith(f"{folder / 'labeled.jsonl'}:2: ") and expected in message
+
+
+def error_of(action):
+    with pytest.raises(DataError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_gold_is_needed_to_validate_and_to_test(folder, split):
+    write_jsonl(folder / f"{split}.jsonl", [{"input": "rye"}])
+    assert error_of(lambda: load_data(folder, labeled=1)).startswith(f"{folder / split}.jsonl:1: expected \"output\"")
+
+
+def test_gold_tree_of_another_sentence(tmp_path):
+    folder = make_folder(tmp_path / "trees", {"task": "tree", "instruction": "Bracket."})
+    for split in splits.SPLITS:
+        write_jsonl(folder / f"{split}.jsonl", [{"input": "We agree", "output": "(S (NP (PRP We)) (VP (VBP disagree)))"}])
+    assert error_of(lambda: load_data(folder, labeled=1)).startswith(f"{folder / 'labeled.jsonl'}:1: ")
+
+
+def test_two_rows_with_the_same_id(folder):
+    write_jsonl(folder / "unlabeled.jsonl", [{"id": 7, "input": "a"}, {"id": "7", "input": "b"}, {"id": 7, "input": "c"}])
+    message = error_of(lambda: load_data(folder, labeled=1))
+    assert message.startswith(f"{folder / 'unlabeled.jsonl'}:3: ") and "line 1" in message
+
+
+def test_bytes_that_are_not_utf8(folder):
+    (folder / "test.jsonl").write_bytes(GOOD.encode() + b'\n{"input": "caf\xe9", "output": "O"}\n')
+    message = error_of(lambda: load_data(folder, labeled=1))
+    assert message.startswith(f"{folder / 'test.jsonl'}:2: expected UTF-8") and "0xe9" in message
+
+
+@pytest.mark.parametrize("split", ["labeled", "unlabeled"])
+def test_missing_and_empty_files(folder, split):
+    path = folder / f"{split}.jsonl"
+    path.write_text("\n\n")
+    assert error_of(lambda: load_data(folder, labeled=1)) == f"{path}: expected one JSON object a line, found an empty file"
+    path.unlink()
+    assert error_of(lambda: load_data(folder, labeled=1)) == f"{path}: expected a file, found none"
+
+
+def test_missing_folder_says_how_to_make_one(tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        message = error_of(lambda: load_data(folder))
+        assert message.startswith(f"{folder}: ") and "data/prepare.py" in message
+
+
+@pytest.mark.parametrize("content, expected", [
+    ("{", "malformed JSON"),
+    ("[]", "expected a JSON object"),
+    ("{}", "tree, slots, text"),
+    ('{"task": "poems"}', '"poems"'),
+    ('{"task": ["tree"]}', "tree, slots, text"),
+    ('{"task": "tree", "instruction": 3}', '"instruction"'),
+    ('{"task": "tree", "name": ""}', '"name"'),
+    ('{"task": "tree", "sample": "yes"}', '"sample"'),
+    ('{"task": "slots", "tags": "O"}', '"tags"'),
+])
+def test_bad_task(folder, content, expected):
+    (folder / "task.json").write_text(content)
+    message = error_of(lambda: load_data(folder))
+    assert message.startswith(f"{folder / 'task.json'}: ") and expected in message
+
+
+def test_more_examples_than_there_are(folder):
+    message = error_of(lambda: load_data(folder, labeled=50))
+    assert "50" in message and "found 6" in message and "--labeled" in message
+    assert "found 9" in error_of(lambda: load_data(folder, labeled=2, unlabeled=10))
+    assert "at most 3 words" in error_of(lambda: load_data(folder, labeled=2, max_words=3))
+    assert "--unlabeled" in error_of(lambda: load_data(folder, labeled=2, unlabeled=-1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A file appears whole or not at all
+
+def test_interrupted_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def power_cut(*_):
+        raise KeyboardInterrupt
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, power_cut)
+            with pytest.raises(KeyboardInterrupt):
+                write_atomically(path, "new")
+        assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["results.json"]
+
+
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), replace(*names)))
+    write_atomically(tmp_path / "x", "text")
+    assert calls[:2] == ["fsync", "replace"]
+    if os.name == "posix":
+        assert calls[2:] == ["fsync"]  # of the directory, for the new name
