@@ -1,4 +1,4 @@
-"""Multistage Collaborative Knowledge Distillation (Zhao et al., ACL 2024), the whole algorithm in one file.
+"""Multistage Collaborative Knowledge Distillation (Zhao et al., ACL 2024): the algorithm, and its command line.
 
     python mckd.py --data data/craft --stages 3                     # the method
     python mckd.py --data data/craft --stages 1                     # vanilla knowledge distillation
@@ -7,20 +7,21 @@
     python mckd.py --data data/craft --method teacher               # the prompted LLM alone
 
 A student trained on an LLM's noisy pseudolabels learns the pattern of the good ones; the bad ones have no pattern, so it
-can only memorise them, one by one. On inputs that it was *not* trained on it is therefore often better than the LLM. So
-two students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last
-student is trained on both halves. Read `mckd()` first; what follows it is what it calls, and then the command line.
+can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
+students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
+is trained on both halves. Read `mckd()` first; below it stand what it calls, the scores, and the command line.
 """
 import argparse
 import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -34,30 +35,317 @@ from teacher import Label, cache_file, label_with_cache, make_teacher
 
 
 # ----------------------------------------------------------------------------------------------------
-# The algorithm (paper.md's pseudocode is Figure 1 of the paper; the names are the paper's).
+# The algorithm, as in Figure 1 of the paper and with its names. Labels y map every input to its label.
 
 def mckd(run, D_unlabeled, t, n, cross=True):
-    """n-stage MCKD. Returns y, the pseudolabels of every stage: y[i] is the list of labels ŷ_i of D_unlabeled.
+    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD. Returns the final student, s^n.
 
-    `t` is the teacher, a function from inputs to labels. n = 1 is vanilla KD. `cross=False` lets every student relabel the
-    half that it was trained on (the paper's ablation).
+    `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     """
-    y = [run.once("pseudolabels/stage0", lambda: t(D_unlabeled))]                       # ŷ_0, the LLM's
-    A, B = partition(len(D_unlabeled), run.settings.seed)                               # fixed for the whole run
+    y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
+    run.save_pseudolabels(0, y)
+    D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
 
-    for i in range(1, n):                                                               # intermediate stages: a new pair each
-        s_A = Teach(run, f"stage{i}_A", on=A, labels=y[i - 1], then_label=B if cross else A)
-        s_B = Teach(run, f"stage{i}_B", on=B, labels=y[i - 1], then_label=A if cross else B)
-        y.append(run.once(f"pseudolabels/stage{i}", lambda: in_order(s_A(D_unlabeled) | s_B(D_unlabeled))))
+    for i in range(1, n):                                           # intermediate stages: a new pair of students each
+        s_A = Student(run, i, "A", D_A, y)                          # trained on (A, ŷ_{i-1})
+        s_B = Student(run, i, "B", D_B, y)                          # trained on (B, ŷ_{i-1})
+        if cross:
+            y = s_A.label(D_B) | s_B.label(D_A)                     # ŷ_i: each labels what it has not seen
+        else:
+            y = s_A.label(D_A) | s_B.label(D_B)
+        run.save_pseudolabels(i, y)
 
-    s_n = Teach(run, f"stage{n}_final", on=A + B, labels=y[n - 1], then_label=[])       # final stage: one student, both halves
-    s_n(D_unlabeled)
-    return y
+    return Student(run, n, "final", D_A + D_B, y)                   # final stage: one student, trained on both halves
 
 
-def partition(size, seed):
-    """Two random halves of range(size): disjoint, together everything, of sizes that differ by one at most."""
-    if size < 4:
-        raise DataError(f"expected at least 4 unlabeled examples for two partitions, found {size}")
-    order = random.Random(seed).sample(range(size), size)
-    return sorted(order[:(size + 1) // 2]), sorted(order[(size + 1) // 2:])
+def partition(inputs, seed):
+    """Two random halves A and B: disjoint, together everything, of sizes that differ by one at most."""
+    if len(inputs) < 4:
+        raise DataError(f"expected at least 4 different unlabeled inputs for two partitions, found {len(inputs)}")
+    shuffled = random.Random(seed).sample(inputs, len(inputs))
+    half = (len(inputs) + 1) // 2
+    return shuffled[:half], shuffled[half:]
+
+
+class Student:
+    """A student of this run, trained from a fresh initialisation on D and its labels y.
+
+    It is trained when its labels are first asked for. They are kept in the run's folder, together with its labels of the
+    test split, so a run that goes on after an interruption does not train it again.
+    """
+
+    def __init__(self, run, stage, which, D, y):
+        self.run, self.stage, self.which, self.D, self.y = run, stage, which, D, y
+        self.name = f"stage{stage}_{which}"
+        self.file = run.folder / "students" / f"{self.name}.jsonl"
+        run.students.append(self)
+
+    def label(self, inputs):
+        run = self.run
+        if not self.file.exists():
+            began = time.perf_counter()
+            seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
+            student = make_student(run.settings.student, run.task, run.vocabulary_inputs, run.settings.seed, run.device)
+            examples = [Example(x, self.y[x].output) for x in self.D]
+            train(student, examples, run.recipe(student.kind), seed, f"{self.name}: training", run.settings.quiet,
+                  lambda epoch: run.log({"event": "epoch", "student": self.name, **epoch}))
+            found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
+            if self.which == "final":
+                save_folder(run.folder / "final", lambda folder: save_student(student, folder))
+            run.log({"event": "student", "student": self.name, "trained_on": len(self.D),
+                     "seconds": round(time.perf_counter() - began, 1)})
+            write_jsonl(self.file, found)
+        found = read_labels(self.file)
+        return {x: found[x] for x in inputs}
+
+    def test_scores(self):
+        """{"test_f1", "valid"} on the test split, with seconds of training and labelling."""
+        self.label([])
+        return {"name": self.name, "trained_on": len(self.D), **self.run.score_test(read_labels(self.file)),
+                "seconds": self.run.seconds(self.name)}
+
+
+class Teacher:
+    """The teacher's labels, taken from its cache where they are there. `label` is t in the algorithm above."""
+
+    def __init__(self, run, teacher):
+        self.run, self.teacher = run, teacher
+
+    def label(self, inputs):
+        cache = cache_file(self.teacher, self.run.folder.parent)
+        began = time.perf_counter()
+        labels = label_with_cache(self.teacher, inputs, cache, self.run.settings.quiet)
+        self.run.log({"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
+        return dict(zip(inputs, labels))
+
+    def test_scores(self):
+        if not self.run.test_inputs or not self.teacher.can_label(self.run.test_inputs):
+            return {"f1": None, "valid": None}
+        found = self.run.score_test(self.label(self.run.test_inputs))
+        return {"f1": found["test_f1"], "valid": found["valid"]}
+
+
+# ----------------------------------------------------------------------------------------------------
+# A run: its settings, its folder, its scores.
+
+@dataclass
+class Settings:
+    """Every setting of a run; the command line is made of these fields, their defaults and their help."""
+    data: str = field(default="data/craft", metadata={"help": "a data folder"})
+    method: str = field(default="mckd", metadata={
+        "choices": ["mckd", "own", "sft", "teacher"],
+        "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
+    stages: int = field(default=3, metadata={"help": "number of stages, the final one included; 1 is vanilla KD"})
+    teacher: str = field(default="auto", metadata={
+        "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
+                "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
+    base_url: str = field(default=None, metadata={"help": "of an OpenAI-compatible server, for --teacher openai:MODEL"})
+    student: str = field(default="tiny", metadata={
+        "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
+    labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
+    unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
+    test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
+    max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
+    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation and the order of training"})
+    epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
+    batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
+    lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
+    out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
+    quiet: bool = field(default=False, metadata={"help": "no progress bars"})
+
+    def folder(self):
+        """The run's folder: what was asked for, else a name that tells runs apart."""
+        if self.out:
+            return Path(self.out)
+        stages = self.stages if self.method in ("mckd", "own") else ""
+        shown = [f"{self.method}{stages}", self.teacher if self.method != "sft" else "", self.student if stages or self.method ==
+                 "sft" else ""] + [f"{name}{getattr(self, name)}" for name in ("labeled", "unlabeled", "max_words", "epochs",
+                                                                               "batch_size", "lr") if getattr(self, name) is not None]
+        parts = [Path(self.data).name] + [Path(part).name.replace(":", "-") for part in shown if part] + [f"seed{self.seed}"]
+        return Path("runs") / "-".join(parts)
+
+
+# Settings that do not change what a run computes: a run may go on with others.
+FREE = ("out", "quiet", "device", "base_url")
+
+
+@dataclass
+class Run:
+    """One run in its folder: what to compute with, what is finished."""
+    settings: Settings
+    data: Data
+    task: object
+    folder: Path
+    device: torch.device
+    students: list = field(default_factory=list)
+
+    @property
+    def test_inputs(self):
+        return list(dict.fromkeys(x.input for x in self.data.test))
+
+    @property
+    def vocabulary_inputs(self):
+        return [x.input for x in self.data.labeled + self.data.unlabeled]
+
+    def recipe(self, kind):
+        given = {"epochs": self.settings.epochs, "batch_size": self.settings.batch_size, "lr": self.settings.lr}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(RECIPES[kind], **given, **({"min_steps": 0} if "epochs" in given else {}))
+
+    def log(self, event):
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def seconds(self, student=None):
+        """What the log says that this student, or the teacher and all students, took; interrupted work is not counted."""
+        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        counted = [x for x in events if x["event"] in ("student", "teacher") and student in (None, x.get("student"))]
+        return round(sum(x["seconds"] for x in counted), 1)
+
+    def save_pseudolabels(self, stage, y):
+        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
+        write_jsonl(self.folder / "pseudolabels" / f"stage{stage}.jsonl", [y[x.input] for x in self.data.unlabeled])
+
+    def pseudolabel_f1(self, stage):
+        """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
+        pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
+        known = [(x, label) for x, label in pairs if x.output is not None]
+        return self.scores([x for x, _ in known], [label.output for _, label in known])["f1"] if known else None
+
+    def score_test(self, labels):
+        """{"test_f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
+        if not self.data.test:
+            return {"test_f1": None, "valid": None}
+        found = self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
+        return {"test_f1": found["f1"], "valid": found["valid"]}
+
+    def scores(self, gold, outputs):
+        found = score(self.task.kind, [x.output for x in gold], outputs, [x.input for x in gold])
+        return {name: round(found[name], 2) for name in ("f1", "valid")}
+
+
+def read_labels(file):
+    return {row.input: Label(*row) for row in read_pseudolabels(file)}
+
+
+def save_folder(folder, write):
+    """Fill a folder that appears whole or not at all: written beside, then renamed."""
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write(unfinished)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(unfinished, folder)
+
+
+def open_run(settings):
+    """Load the data, say which it is, and make the run's folder or find it as the same settings left it."""
+    data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
+    print(data.headline(), flush=True)
+    task = make_task(data.config)
+    if task.kind == "slots":
+        task.learn_tags(data.labeled)
+    device = torch.device(settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    folder = settings.folder()
+    config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint}
+    file = folder / "config.json"
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in config.items() if found.get(name) != value]
+        if differences:
+            raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
+    else:
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        about = {"settings": config, "versions": versions, "git_commit": commit.stdout.strip() or None, "device": str(device)}
+        (folder / "students").mkdir(parents=True, exist_ok=True)
+        (folder / "pseudolabels").mkdir(exist_ok=True)
+        write_atomically(file, json.dumps(about, indent=2) + "\n")
+    return Run(settings, data, task, folder, device)
+
+
+def execute(settings):
+    """One run, from the settings to results.json, report.md and the final table; returns the results."""
+    run = open_run(settings)
+    teacher = None
+    if settings.method == "sft":
+        gold = {x.input: x for x in run.data.labeled}
+        Student(run, 1, "final", list(gold), gold)
+    else:
+        if settings.teacher.startswith("tuned:"):
+            made = TunedTeacher(settings.teacher.removeprefix("tuned:"), run.task, run.data, settings.seed, run.device)
+        else:
+            made = make_teacher(settings.teacher, run.task, run.data, settings.seed, run.device, settings.base_url)
+        print(f"Teacher: {made.name}", flush=True)
+        teacher = Teacher(run, made)
+        if settings.method != "teacher":
+            D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
+            mckd(run, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
+
+    taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}
+    stages = [{"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
+               "students": [student.test_scores() for student in run.students if student.stage == i]}
+              for i in sorted({student.stage for student in run.students})]
+    last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
+    results = {"method": settings.method, "data": run.data.headline(), "teacher": taught, "stages": stages,
+               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": run.seconds()}
+    write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
+    report = table(results)
+    write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
+    print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
+    return results
+
+
+def table(results):
+    """The final table, in Markdown: the teacher, each stage's students, the final one."""
+    def row(*cells):
+        cells = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        return "| " + " | ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in
+                                 enumerate(zip(cells, (14, 10, 15, 7, 9, 7)))) + " |"
+    lines = [row("", "trained on", "F1 of its labels", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
+    if results["method"] != "sft":
+        lines.append(row("teacher", None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
+    for stage in results["stages"]:
+        for student in stage["students"]:
+            name = student["name"].replace("_", " ")
+            lines.append(row(name, student["trained_on"], stage["pseudolabel_f1"], student["test_f1"], student["valid"], student["seconds"]))
+    return "\n".join(lines)
+
+
+def summary(all_results, seeds):
+    """Mean and standard deviation over seeds, where there are several."""
+    found = {"teacher": [r["teacher"]["f1"] for r in all_results], "final": [r["test"]["f1"] for r in all_results]}
+    for name, f1s in found.items():
+        if None not in f1s:
+            print(f"{name:>8}: test F1 {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f} over seeds {seeds}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for setting in fields(Settings):
+        kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", **kind, **setting.metadata)
+    parser.add_argument("--seeds", type=int, default=1, help="run this many seeds, from --seed on, and print mean and deviation")
+    args = vars(parser.parse_args())
+    seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
+    settings = Settings(**args)
+    for name, least in (("stages", 1), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):
+        if getattr(settings, name) is not None and getattr(settings, name) < least:
+            raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
+    results = []
+    for seed in seeds:
+        out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out
+        results.append(execute(replace(settings, seed=seed, out=out)))
+    if len(results) > 1:
+        summary(results, list(seeds))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")

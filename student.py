@@ -18,12 +18,14 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, EncoderDecoderCache,
+                          T5Config, T5ForConditionalGeneration, T5Tokenizer)
 
-from data.decoding import PieceEncoder, choose_greedily, make_cursor
+from data.decoding import PackedDecoder, PieceEncoder, choose_greedily, fast_bf16, make_cursor
 from data.splits import DataError, write_atomically
 from data.tasks import make_task
 from data.trees import split_words
-from teacher import Label, PackedDecoder, fast_bf16, label_with_causal_lm, line_ends, load_causal_lm, question
+from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
 
 
 @dataclass
@@ -54,7 +56,6 @@ def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
     spec: `tiny`, `gguf:FILE`, or the folder or hub name of a pretrained encoder-decoder or causal LM. `inputs`: what `tiny`
     trains its vocabulary on; no labels are needed for that.
     """
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
     torch.manual_seed(seed)
     if spec == "tiny":
         tokenizer = train_tokenizer(inputs, ["(", ")"] if task.kind == "tree" else task.tags)
@@ -74,7 +75,6 @@ def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
 def train_tokenizer(inputs, symbols, size=4000):
     """A SentencePiece unigram vocabulary trained on the inputs; every bracket or tag in `symbols` is an item of its own."""
     import sentencepiece
-    from transformers import AddedToken, T5Tokenizer
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(inputs), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
@@ -87,7 +87,6 @@ def train_tokenizer(inputs, symbols, size=4000):
 
 def tiny_t5(vocabulary_size):
     """A T5 of 3 + 3 layers with random weights, 3-4M parameters."""
-    from transformers import T5Config, T5ForConditionalGeneration
     return T5ForConditionalGeneration(T5Config(
         vocab_size=vocabulary_size, d_model=192, d_kv=48, d_ff=768, num_layers=3, num_decoder_layers=3, num_heads=4,
         dropout_rate=0.1, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
@@ -186,7 +185,6 @@ class Seq2SeqStudent:
     @torch.inference_mode()
     def label_each(self, inputs, batch_size=128):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length."""
-        from transformers import DynamicCache, EncoderDecoderCache
         sources = [self.encode_input(input) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: (-len(sources[i]), i))
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
@@ -265,6 +263,22 @@ def label(student, inputs, title="labelling", quiet=False):
     return [found[i] for i in range(len(inputs))]
 
 
+class TunedTeacher(Teacher):
+    """`--teacher tuned:MODEL`: a student trained on the labeled split stands in for the prompted LLM."""
+
+    def __init__(self, spec, task, data, seed, device):
+        self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
+        self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
+        self.key = json.dumps(["tuned", spec, task.kind, seed, data.labeled])
+
+    def label(self, inputs):
+        if self.student is None:
+            known = [x.input for x in self.data.labeled + self.data.unlabeled]
+            self.student = make_student(self.spec, self.task, known, self.seed, self.device)
+            train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training")
+        yield from self.student.label_each(inputs)
+
+
 # ----------------------------------------------------------------------------------------------------
 # Saving, loading, using.
 
@@ -280,7 +294,6 @@ def save_student(student, folder):
 
 def load_student(folder, device=torch.device("cpu")):
     """The student that `save_student` wrote. DataError where there is none."""
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
     try:
         about = json.loads((Path(folder) / "student.json").read_text(encoding="utf-8"))
         task = make_task(about)

@@ -1,11 +1,14 @@
-"""Greedy decoding under a task's constraint, token by token, for any tokenizer.
+"""Greedy decoding under a task's constraint, for any tokenizer and model.
 
 A task speaks of pieces (words, brackets, tags); a model speaks of tokens. A Cursor stands between them: it knows which
 tokens may come next in one output, takes what is forced without asking the model, and asks only where there is a choice.
+Cursors serve every model. A PackedDecoder drives many of them with a causal LM; student.py drives an encoder-decoder.
 """
 import copy
+import ctypes
 
 import torch
+import transformers
 
 from data.trees import split_words
 
@@ -153,3 +156,143 @@ def choose_greedily(cursors, logits_of, end):
     logprobs, best = logits.log_softmax(-1).max(-1)
     for cursor, which, logprob, ids in zip(cursors, best.tolist(), logprobs.tolist(), options):
         cursor.choose(ids[which], logprob)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A causal LM.
+
+class PackedDecoder:
+    """Greedy decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
+
+    Three techniques, each of which buys its part:
+    - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
+      the time goes, see only real tokens. A prompt of 40 tokens, three forced tokens of a long word, and a single bracket
+      go through the model in the same pass.
+    - *Shared prompt*: the keys and values of the few-shot prompt are computed once and kept once, not once a sequence.
+    - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
+    The model is any of transformers' causal LMs that calls the attention interface with its keyword arguments.
+    """
+
+    def __init__(self, model, rows=128, prompt=()):
+        self.model, self.rows = model, rows
+        self.keys, self.values = {}, {}                 # per layer: (rows, length, key-value heads, head size)
+        self.prompt_keys, self.prompt_values = {}, {}   # per layer: (prompt length, key-value heads, head size)
+        self.prompt_length = 0
+        model.set_attn_implementation("packed")
+        for begin in range(0, len(prompt), 128):
+            chunk = list(prompt[begin:begin + 128])
+            self.feed([0] * len(chunk), range(len(chunk)), chunk)
+            for layer in self.keys:
+                for kept, new in ((self.prompt_keys, self.keys), (self.prompt_values, self.values)):
+                    part = new[layer][0, :len(chunk)].clone()
+                    kept[layer] = torch.cat([kept[layer], part]) if layer in kept else part
+            self.prompt_length += len(chunk)
+
+    @torch.inference_mode()
+    def feed(self, rows, positions, tokens):
+        """Run the model on `tokens`, each at its row and its position after the prompt; returns their hidden states."""
+        device = self.model.device
+        self.row = torch.tensor(rows, device=device)
+        self.position = torch.tensor(positions, device=device)
+        self.visible = {}
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
+            return self.model.base_model(
+                input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
+                use_cache=False, packed=self).last_hidden_state[0]
+
+    def attend(self, layer, query, key, value, scaling, window):
+        """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
+        for store, new in ((self.keys, key), (self.values, value)):
+            length = int(self.position.max()) + 1
+            if layer not in store:
+                store[layer] = new.new_zeros(self.rows, length, *new.shape[1:])
+            elif store[layer].shape[1] < length:
+                room = max(length, 2 * store[layer].shape[1]) - store[layer].shape[1]
+                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, 0, 0, room))
+            store[layer][self.row, self.position] = new
+        own_keys, own_values = self.keys[layer][:, :length][self.row], self.values[layer][:, :length][self.row]
+        grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
+        scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
+        if self.prompt_length:
+            scores = torch.cat([torch.einsum("nhgd,phd->nhgp", grouped, self.prompt_keys[layer]), scores], -1)
+        if window not in self.visible:                                                      # the same in all such layers
+            behind = self.position[:, None] + self.prompt_length - torch.arange(scores.shape[-1], device=query.device)
+            self.visible[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
+        weights = (scores.float() * scaling).masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
+        out = torch.einsum("nhgs,nshd->nhgd", weights[..., self.prompt_length:], own_values)
+        if self.prompt_length:
+            out = out + torch.einsum("nhgp,phd->nhgd", weights[..., :self.prompt_length], self.prompt_values[layer])
+        return out.flatten(1, 2)
+
+    def logits_of(self, hidden):
+        """A function from candidates (N, K) to their logits: only these rows of the output matrix are read."""
+        weight = self.model.get_output_embeddings().weight
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+
+        def logits(ids):
+            ids = ids.to(weight.device)
+            if len(ids) > 1 and ids.stride(0) == 0:                 # the same candidates for all: one matrix product
+                found = hidden.float() @ weight[ids[0]].float().T
+            else:
+                found = torch.einsum("nd,nkd->nk", hidden.float(), weight[ids].float())
+            return torch.tanh(found / cap) * cap if cap else found
+        return logits
+
+    def run(self, cursors, prompts, end, admit=256):
+        """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
+
+        `admit` bounds the prompt tokens that one pass takes in, and so its memory.
+        """
+        yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
+        waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
+        active, length = {}, {}                                     # row -> cursor's index, tokens that the row holds
+        while waiting or active:
+            fresh = 0
+            for row in range(self.rows):
+                if row not in active and waiting and (not fresh or fresh + len(prompts[waiting[-1]]) <= admit):
+                    active[row], length[row] = waiting.pop(), 0
+                    fresh += len(prompts[active[row]])
+            rows, positions, tokens, last = [], [], [], []
+            for row, index in active.items():
+                new = cursors[index].queue if length[row] else list(prompts[index]) + cursors[index].queue
+                cursors[index].queue = []
+                rows += [row] * len(new)
+                positions += range(length[row], length[row] + len(new))
+                tokens += new
+                last.append(len(tokens) - 1)
+                length[row] += len(new)
+            hidden = self.feed(rows, positions, tokens)[last]
+            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end)
+            for row in [row for row, index in active.items() if cursors[index].done]:
+                yield active.pop(row)
+
+
+def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, packed=None, **_):
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)
+    scaling = scaling or query.shape[-1] ** -0.5
+    return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window)[None], None
+
+
+transformers.AttentionInterface.register("packed", _packed_attention)
+
+
+def keep_freed_memory():
+    """Ask glibc to keep freed memory instead of handing it back: PyTorch frees and takes the same megabytes in every step,
+    and fresh pages are slow to come, most of all in virtual machines. Elsewhere this does nothing."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)                 # M_MMAP_MAX: take all blocks from the heap,
+        libc.mallopt(-1, (1 << 31) - 1)     # M_TRIM_THRESHOLD: which is never trimmed
+    except (OSError, AttributeError):
+        pass
+
+
+keep_freed_memory()
+
+
+def fast_bf16(device):
+    """Whether bf16 is faster than fp32 here: on GPUs that have it and on CPUs with AVX512-BF16 or AMX; elsewhere it is
+    emulated, at a fraction of fp32's speed."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

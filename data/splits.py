@@ -78,12 +78,12 @@ class Data:
 # ---------------------------------------------------------------------------------------------------------------------
 # From a folder to the examples of a run
 
-def load_data(folder: str | Path, labeled: int | None = 50, unlabeled: int | None = None, test: int | None = 1000,
+def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | None = None, test: int | None = 1000,
               max_words: int | None = None) -> Data:
     """Read the splits in `folder`, or in `folder`/real, where prepare.py puts the real corpus beside the bundled sample.
 
-    `max_words` filters every split first. `labeled` and `unlabeled` then take the first so many (None: all); the files
-    are in random order already. A longer test split is sampled down to `test` sentences (0 or None: all), the same
+    `max_words` filters every split first. `labeled` and `unlabeled` then take the first so many; the files are in random
+    order already. By default that is the paper's 50 labeled (or as many as there are) and all unlabeled. A longer test split is sampled down to `test` sentences (0 or None: all), the same
     ones in every run. Raises DataError.
     """
     for option, number in (("--labeled", labeled), ("--unlabeled", unlabeled), ("--test", test), ("--max-words", max_words)):
@@ -110,7 +110,7 @@ def load_data(folder: str | Path, labeled: int | None = 50, unlabeled: int | Non
             limit = "" if max_words is None else f" of at most {max_words} words"
             raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
                             f"found {available[split]}: ask for fewer, or add some (prepare.py --labeled N sets aside N)")
-        splits[split] = splits[split][:wanted]
+        splits[split] = splits[split][:50 if wanted is None and split == "labeled" else wanted]
     if test and available["test"] > test:
         chosen = random.Random(0).sample(range(available["test"]), test)
         splits["test"] = [splits["test"][i] for i in sorted(chosen)]
