@@ -12,6 +12,7 @@ students, each trained on one half of the unlabeled data, relabel each other's h
 is trained on both halves. Read `mckd()` first; below it stand what it calls, the scores, and the command line.
 """
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -42,9 +43,9 @@ def mckd(run, D_unlabeled, t, n, cross=True):
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     """
+    D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
     run.save_pseudolabels(0, y)
-    D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
 
     for i in range(1, n):                                           # intermediate stages: a new pair of students each
         s_A = Student(run, i, "A", D_A, y)                          # trained on (A, ŷ_{i-1})
@@ -222,12 +223,16 @@ class Run:
         return {"test_f1": found["f1"], "valid": found["valid"]}
 
     def scores(self, gold, outputs):
-        found = score(self.task.kind, [x.output for x in gold], outputs, [x.input for x in gold])
+        wanted = [x.output for x in gold]
+        if self.task.kind == "slots":                                   # gold may stand between its words
+            wanted = [" ".join(self.task.read_tags(x.input, x.output)) for x in gold]
+        found = score(self.task.kind, wanted, outputs, [x.input for x in gold])
         return {name: round(found[name], 2) for name in ("f1", "valid")}
 
 
 def read_labels(file):
-    return {row.input: Label(*row) for row in read_pseudolabels(file)}
+    """input -> Label; of nothing where there was nothing to label, as for the final student without a test split."""
+    return {row.input: Label(*row) for row in read_pseudolabels(file)} if file.stat().st_size else {}
 
 
 def save_folder(folder, write):
@@ -247,37 +252,59 @@ def open_run(settings):
     task = make_task(data.config)
     if task.kind == "slots":
         task.learn_tags(data.labeled)
-    device = torch.device(settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError):
+        raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
+    if settings.method in ("mckd", "own"):
+        partition(list(dict.fromkeys(x.input for x in data.unlabeled)), settings.seed)      # too few are refused now
+    teacher = None
+    if settings.method != "sft" and settings.teacher.startswith("tuned:"):
+        teacher = TunedTeacher(settings.teacher.removeprefix("tuned:"), task, data, settings.seed, device, settings.quiet)
+    elif settings.method != "sft":
+        teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url)
     folder = settings.folder()
-    config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint}
+    config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
+              "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     file = folder / "config.json"
-    if file.exists():
+    if (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl")):        # there is work to keep
         found = json.loads(file.read_text(encoding="utf-8"))["settings"]
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in config.items() if found.get(name) != value]
         if differences:
             raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
     else:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-        about = {"settings": config, "versions": versions, "git_commit": commit.stdout.strip() or None, "device": str(device)}
-        (folder / "students").mkdir(parents=True, exist_ok=True)
-        (folder / "pseudolabels").mkdir(exist_ok=True)
+        about = {"settings": config, "versions": versions, "git_commit": git_commit(), "device": str(device)}
+        try:
+            (folder / "students").mkdir(parents=True, exist_ok=True)
+            (folder / "pseudolabels").mkdir(exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: expected a folder that can be made ({error.strerror})") from None
         write_atomically(file, json.dumps(about, indent=2) + "\n")
-    return Run(settings, data, task, folder, device)
+    log = folder / "log.jsonl"
+    if log.exists() and (events := log.read_bytes()) and not events.endswith(b"\n"):           # cut off by a crash
+        write_atomically(log, events[:events.rfind(b"\n") + 1])
+    return Run(settings, data, task, folder, device), teacher
+
+
+def git_commit():
+    """The commit of this checkout; None where there is none, or no git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
-    run = open_run(settings)
+    run, made = open_run(settings)
     teacher = None
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
         Student(run, 1, "final", list(gold), gold)
     else:
-        if settings.teacher.startswith("tuned:"):
-            made = TunedTeacher(settings.teacher.removeprefix("tuned:"), run.task, run.data, settings.seed, run.device)
-        else:
-            made = make_teacher(settings.teacher, run.task, run.data, settings.seed, run.device, settings.base_url)
         print(f"Teacher: {made.name}", flush=True)
         teacher = Teacher(run, made)
         if settings.method != "teacher":
@@ -329,6 +356,8 @@ def main():
         parser.add_argument(f"--{setting.name.replace('_', '-')}", **kind, **setting.metadata)
     parser.add_argument("--seeds", type=int, default=1, help="run this many seeds, from --seed on, and print mean and deviation")
     args = vars(parser.parse_args())
+    if args["seeds"] < 1:
+        raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
     for name, least in (("stages", 1), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):

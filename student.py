@@ -13,6 +13,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,13 @@ def train_tokenizer(inputs, symbols, size=4000):
         sentence_iterator=iter(inputs), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
-    tokenizer = T5Tokenizer([(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))], extra_ids=0)
+    vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}
+    # Of a small corpus SentencePiece keeps few whole words, though most are worth an item: sequences get half as long.
+    counts = Counter(word for input in inputs for word in split_words(input))
+    for word, count in counts.most_common(size - len(vocabulary)):
+        if count > 1:
+            vocabulary.setdefault(f"▁{word}", math.log(count / counts.total()))
+    tokenizer = T5Tokenizer(list(vocabulary.items()), extra_ids=0)
     tokenizer.add_tokens([AddedToken(symbol, single_word=symbol not in "()") for symbol in symbols])
     return tokenizer
 
@@ -167,26 +174,54 @@ class Seq2SeqStudent:
         self.encode = PieceEncoder(tokenizer)
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
+        self.limit = getattr(model.config, "max_position_embeddings", None) or 10 ** 9      # T5's positions are relative: none
+        pieces = ["(", ")"] if task.kind == "tree" else task.tags
+        self.symbols = [self.encode(piece)[0] for piece in pieces] if kind == "tiny" else []
         start = model.config.decoder_start_token_id
         self.start = self.pad if start is None else start
 
     def encode_input(self, input):
-        return self.encode.all(split_words(input)) + self.end
+        return self.encode.all(split_words(input))[:self.limit - 1] + self.end
 
     def encode_example(self, input, output):
-        return self.encode_input(input), self.encode.all(self.task.pieces(input, output)) + self.end
+        return self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.limit - 1] + self.end
 
     def loss(self, batch):
-        """Cross-entropy per target token. The words that a target copies are trained on as well: it helps."""
+        """Mean over target tokens. A pretrained model's is the usual cross-entropy; `tiny`'s is that of the decisions it has
+        to make, which bracket or tag, or a word, plus a tenth of that of copying the right word, which it need not do (the
+        constraint does) but learns to read by."""
         sources = padded([source for source, _ in batch], self.pad, self.device)
         targets = padded([target for _, target in batch], -100, self.device)
-        return self.model(input_ids=sources, attention_mask=(sources != self.pad).long(), labels=targets).loss
+        out = self.model(input_ids=sources, attention_mask=(sources != self.pad).long(), labels=targets)
+        if not self.symbols:
+            return out.loss
+        real = targets != -100
+        logprobs, targets = out.logits[real].float().log_softmax(-1), targets[real]
+        exact = logprobs.gather(1, targets[:, None])[:, 0]
+        word = self.any_word(logprobs)
+        is_symbol = torch.isin(targets, torch.tensor(self.symbols, device=self.device))
+        return -torch.where(is_symbol, exact, word + 0.1 * (exact - word)).mean()
+
+    def any_word(self, logits):
+        """The mass of all words together, whichever: (N,) for (N, vocabulary)."""
+        return logits.index_fill(1, torch.tensor(self.symbols, device=logits.device), -torch.inf).logsumexp(1)
+
+    def decisions(self, logits):
+        """`tiny` chooses between a bracket and a word, any word: which one is known. So each word gets the mass of all."""
+        if not self.symbols:
+            return logits
+        decided = self.any_word(logits)[:, None].expand_as(logits).clone()
+        decided[:, self.symbols] = logits[:, self.symbols]
+        return decided
 
     @torch.inference_mode()
     def label_each(self, inputs, batch_size=128):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length."""
         sources = [self.encode_input(input) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: (-len(sources[i]), i))
+        too_long = [i for i in order if 4 * len(sources[i]) >= self.limit]                  # its output would not fit
+        yield from ((i, Label(inputs[i], self.task.fallback(inputs[i]))) for i in too_long)
+        order = order[len(too_long):]
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for begin in range(0, len(order), batch_size):
             rows = order[begin:begin + batch_size]
@@ -204,7 +239,7 @@ class Seq2SeqStudent:
                         past_key_values=cache, use_cache=True).logits[:, -1]
                     asked = [n for n, i in enumerate(rows) if not cursors[i].queue and not cursors[i].done]
                     if asked:
-                        some = logits[asked]
+                        some = self.decisions(logits[asked])
                         choose_greedily([cursors[rows[n]] for n in asked],
                                         lambda ids: some.gather(1, ids.to(some.device)), self.end)
                     going_on = [n for n, i in enumerate(rows) if not cursors[i].done]
@@ -266,16 +301,17 @@ def label(student, inputs, title="labelling", quiet=False):
 class TunedTeacher(Teacher):
     """`--teacher tuned:MODEL`: a student trained on the labeled split stands in for the prompted LLM."""
 
-    def __init__(self, spec, task, data, seed, device):
+    def __init__(self, spec, task, data, seed, device, quiet=False):
         self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
+        self.quiet = quiet
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
-        self.key = json.dumps(["tuned", spec, task.kind, seed, data.labeled])
+        self.key = json.dumps(["tuned", spec, task.kind, task.tags, seed, data.labeled, [x.input for x in data.unlabeled]])
 
     def label(self, inputs):
         if self.student is None:
             known = [x.input for x in self.data.labeled + self.data.unlabeled]
             self.student = make_student(self.spec, self.task, known, self.seed, self.device)
-            train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training")
+            train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training", self.quiet)
         yield from self.student.label_each(inputs)
 
 
@@ -316,7 +352,12 @@ def main():
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = load_student(args.model, device)
-    lines = [line.rstrip("\r\n") for line in sys.stdin]
+    try:
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+    if not lines:
+        raise DataError("standard input: expected a sentence a line, found nothing")
     for number, line in enumerate(lines, 1):
         if not split_words(line):
             raise DataError(f"standard input:{number}: expected a sentence, found an empty line")

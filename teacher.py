@@ -8,6 +8,7 @@ replay of labels made before, noise added to gold); and the cache, to which labe
 import argparse
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -126,7 +127,7 @@ class LLMTeacher(Teacher):
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.device, self.decoder = spec, device, None
         self.name = f"{spec}, {len(demonstrations)} demonstrations"
-        self.key = f"{spec}\n{self.prompt}"
+        self.key = f"{spec}\n{task.tags}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -141,20 +142,23 @@ class LLMTeacher(Teacher):
 
 
 def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
-    """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback."""
-    tokenizer, limit = encode.tokenizer, getattr(decoder.model.config, "max_position_embeddings", 10 ** 9)
+    """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
+
+    `vocabulary`: the token ids that a `text` answer may use.
+    """
+    tokenizer, config = encode.tokenizer, decoder.model.config
+    limit = getattr(config, "max_position_embeddings", None) or 10 ** 9
     end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
-    ask, answer = f"\n{task.answer_name}", lambda words: encode.all(words)
-    tail = tokenizer("x" + ask, add_special_tokens=False).input_ids[encode.lead:]
-    head = tokenizer("Sentence:", add_special_tokens=False).input_ids
-    prompts = [head + answer(split_words(input)) + tail for input in inputs]
+    prompts = [tokenizer(question(task, input), add_special_tokens=False).input_ids for input in inputs]
     order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
-    fits = [i for i in order if decoder.prompt_length + 4 * len(prompts[i]) < limit]
-    for i in set(order) - set(fits):
+    fits = [i for i in order if decoder.prompt_length + 4 * len(prompts[i]) < limit]        # a target is about 2 inputs long
+    for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
+    if len(fits) < len(order):
+        print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     cursors = [make_cursor(task, inputs[i], encode, end, 2 * len(prompts[i]) + 32, vocabulary) for i in fits]
-    for i in decoder.run(cursors, [prompts[i] for i in fits], end):
-        yield fits[i], Label(inputs[fits[i]], *cursors[i].result())
+    for n in decoder.run(cursors, [prompts[i] for i in fits], end):
+        yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ class ReplayTeacher(Teacher):
         self.known = {}
         for number, row in enumerate(read_pseudolabels(file), 1):
             self.known[row.input] = Label(row.input, self._repaired(task, row), row.score)
-        self.key = f"replay:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        self.key = f"replay:{task.kind}:{task.tags}:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
 
     @staticmethod
     def _repaired(task, row):
@@ -231,7 +235,7 @@ class NoisyTeacher(Teacher):
             while end < len(tags) and tags[end] == f"I-{tags[begin][2:]}":
                 end += 1
             if chance.random() < self.rate:
-                how = chance.choice(["away", "rename", "cut"])
+                how = chance.choice(["away", "cut", "rename"] if names else ["away", "cut"])
                 if how == "away":
                     tags[begin:end] = ["O"] * (end - begin)
                 elif how == "rename":
@@ -257,7 +261,7 @@ class APITeacher(Teacher):
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
-        self.key = f"openai:{model}\n{self.url}\n{self.prompt}"
+        self.key = f"openai:{model}\n{self.url}\n{task.tags}\n{self.prompt}"
         self.refused = 0
 
     def label(self, inputs):
@@ -280,19 +284,22 @@ class APITeacher(Teacher):
     def _ask(self, input):
         message = f"{self.prompt}{question(self.task, input)}"
         body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": message}]})
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {os.environ['OPENAI_API_KEY']}"
+        key = os.environ.get("OPENAI_API_KEY")
         for attempt in range(self.tries):
             try:
-                request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), headers)
+                request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
+                if key:                                             # "unredirected": it must not follow to another server
+                    request.add_unredirected_header("Authorization", f"Bearer {key}")
                 with urllib.request.urlopen(request, timeout=120) as answer:
-                    return json.load(answer)["choices"][0]["message"]["content"] or ""
+                    content = json.load(answer)["choices"][0]["message"]["content"]
+                if content is None or isinstance(content, str):
+                    return content or ""
+                problem = "an answer that is no text"
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code} {error.reason}"
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            except (OSError, ValueError, KeyError, IndexError, TypeError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
             if attempt + 1 < self.tries:
                 time.sleep(min(30, 2 ** attempt * (0.5 + random.random())))
@@ -384,6 +391,8 @@ def main():
     for name in wanted:
         if name not in ("labeled", "unlabeled", "valid", "test"):
             raise DataError(f"--split {name}: expected labeled, unlabeled, valid or test")
+    if not Path(args.out).parent.is_dir():
+        raise DataError(f"--out {args.out}: expected a file in a folder that exists")
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url)

@@ -10,6 +10,7 @@ import ctypes
 import torch
 import transformers
 
+from data.splits import DataError
 from data.trees import split_words
 
 
@@ -27,6 +28,8 @@ class PieceEncoder:
         ids = self.known.get(piece)
         if ids is None:
             ids = tuple(self.tokenizer("x " + piece, add_special_tokens=False).input_ids[self.lead:])
+            if piece and not ids:               # a word of characters that the tokenizer drops: it must not vanish
+                ids = (self.tokenizer.unk_token_id or 0,)
             self.known[piece] = ids
         return ids
 
@@ -142,7 +145,7 @@ def choose_greedily(cursors, logits_of, end):
     rows of the output matrix are ever computed, not the whole vocabulary.
     """
     options = [cursor.options() for cursor in cursors]
-    shared = options[0] if all(ids is options[0] for ids in options) else None      # free text: one list for all
+    shared = options[0] if isinstance(cursors[0], FreeCursor) else None             # free text: one list for all
     width = max(map(len, options))
     if shared is not None:
         ids = torch.tensor(shared).expand(len(cursors), -1)
@@ -179,6 +182,8 @@ class PackedDecoder:
         self.prompt_keys, self.prompt_values = {}, {}   # per layer: (prompt length, key-value heads, head size)
         self.prompt_length = 0
         model.set_attn_implementation("packed")
+        if model.config._attn_implementation != "packed":
+            raise DataError(f"{model.config.model_type}: expected a causal LM that uses transformers' attention interface")
         for begin in range(0, len(prompt), 128):
             chunk = list(prompt[begin:begin + 128])
             self.feed([0] * len(chunk), range(len(chunk)), chunk)
@@ -200,7 +205,7 @@ class PackedDecoder:
                 input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
                 use_cache=False, packed=self).last_hidden_state[0]
 
-    def attend(self, layer, query, key, value, scaling, window):
+    def attend(self, layer, query, key, value, scaling, window, cap=None):
         """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
         for store, new in ((self.keys, key), (self.values, value)):
             length = int(self.position.max()) + 1
@@ -218,7 +223,10 @@ class PackedDecoder:
         if window not in self.visible:                                                      # the same in all such layers
             behind = self.position[:, None] + self.prompt_length - torch.arange(scores.shape[-1], device=query.device)
             self.visible[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
-        weights = (scores.float() * scaling).masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
+        scores = scores.float() * scaling
+        if cap:
+            scores = torch.tanh(scores / cap) * cap
+        weights = scores.masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
         out = torch.einsum("nhgs,nshd->nhgd", weights[..., self.prompt_length:], own_values)
         if self.prompt_length:
             out = out + torch.einsum("nhgp,phd->nhgd", weights[..., :self.prompt_length], self.prompt_values[layer])
@@ -267,10 +275,10 @@ class PackedDecoder:
                 yield active.pop(row)
 
 
-def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, packed=None, **_):
+def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None, **_):
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)
     scaling = scaling or query.shape[-1] ** -0.5
-    return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window)[None], None
+    return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap)[None], None
 
 
 transformers.AttentionInterface.register("packed", _packed_attention)

@@ -37,7 +37,7 @@ TASK = """{
 SIZES = {"labeled": 50, "unlabeled": 1000, "valid": 100, "test": 300}
 WORDS = range(4, 23)   # shorter and longer sentences are thrown away
 BUDGET = 10            # levels of a derivation; where it runs out, only the rules that end soon are left
-HELD_OUT_SHARE = 0.3   # of the words in test, where a class has some that are held out for it
+HELD_OUT_SHARE = 0.05  # of the words in test, where a class has some that are held out for it
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The rules: a symbol, an arrow, and the ways to rewrite it, each after its weight.

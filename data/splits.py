@@ -104,6 +104,9 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         splits[split] = [row for row in rows if max_words is None or len(split_words(row.input)) <= max_words]
         left_out[split] = len(rows) - len(splits[split])
     available = {split: len(rows) for split, rows in splits.items()}
+    for split in ("labeled", "unlabeled"):
+        if not splits[split]:
+            raise DataError(f"{folder / split}.jsonl: expected sentences of at most {max_words} words, found none")
 
     for split, wanted in (("labeled", labeled), ("unlabeled", unlabeled)):
         if wanted is not None and wanted > available[split]:

@@ -79,7 +79,7 @@ class TreeTask:
     def read(self, input, answer):
         """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input."""
         words = split_words(input)
-        lines = answer.strip().split("\n")
+        lines = answer.strip(" \t\r\n").split("\n")
         tree = read_tree(mend(lines[0]), words)
         return write_bare(words, bare_spans(tree))
 
@@ -154,7 +154,7 @@ class SlotTask:
 
     def read(self, input, answer):
         """The tags in a free answer. An unknown tag becomes O; ValueError when words and tags do not match up."""
-        tags = self.read_tags(input, answer.strip().split("\n")[0])
+        tags = self.read_tags(input, answer.strip(" \t\r\n").split("\n")[0])
         return " ".join(tag if tag in self.tags else "O" for tag in tags)
 
     def draw(self, input, output):
@@ -187,7 +187,7 @@ class TextTask:
 
     def read(self, input, answer):
         """The answer's first line; ValueError when there is none."""
-        line = answer.strip().split("\n")[0].strip()
+        line = answer.strip(" \t\r\n").split("\n")[0].strip(" \t\r")
         if not line:
             raise ValueError("an empty answer")
         return line

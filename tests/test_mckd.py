@@ -1,0 +1,582 @@
+"""mckd.py: the algorithm as Figure 1 draws it, and runs that continue, repeat and refuse as they should."""
+
+import json
+import random
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import ROOT, random_tree
+from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
+from data.tasks import make_task
+from data.trees import write_bare
+import mckd
+import student as student_module
+from mckd import partition
+from teacher import Label
+
+WORDS = "the cat sat on a mat with two old dogs".split()
+CONFIG = {"tree": {"task": "tree", "name": "kitchen"}, "slots": {"task": "slots", "tags": ["O", "B-x", "I-x", "B-y"]}, "text": {"task": "text"}}
+
+
+def gold(kind, words, chance):
+    if kind == "tree":
+        return write_bare(words, random_tree(chance, len(words)))
+    if kind == "slots":
+        return " ".join(chance.choice(["O", "B-x", "B-y"]) for _ in words)
+    return " ".join(words[::-1])
+
+
+def make_folder(folder, kind="text", n_labeled=6, n_unlabeled=12, n_test=4):
+    """A user's own data folder. Every input is another one."""
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps(CONFIG[kind]))
+    chance, seen = random.Random(0), set()
+    for split, n in (("labeled", n_labeled), ("unlabeled", n_unlabeled), ("valid", 1), ("test", n_test)):
+        rows = []
+        while len(rows) < n:
+            words = [chance.choice(WORDS) for _ in range(chance.randint(2, 5))]
+            if (sentence := " ".join(words)) not in seen:
+                seen.add(sentence)
+                rows.append(Example(sentence, gold(kind, words, chance)))
+        if n:
+            write_jsonl(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *arguments):
+    """`python mckd.py ...`, in this process; a DataError comes through."""
+    monkeypatch.setattr(sys, "argv", ["mckd.py", *map(str, arguments), "--quiet"])
+    mckd.main()
+
+
+def code(monkeypatch, *arguments):
+    """The exit code of `python mckd.py ...`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["mckd.py", *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / "mckd.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def files(folder):
+    """Every file under it with its content."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(Path(folder).rglob("*")) if file.is_file()}
+
+
+def pseudolabels(folder):
+    return files(Path(folder) / "pseudolabels")
+
+
+def inputs_of(folder, split="unlabeled"):
+    return [x.input for x in read_jsonl(Path(folder) / f"{split}.jsonl")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The partition
+
+@pytest.mark.parametrize("n", [4, 5, 12, 1001])
+def test_partition_is_two_random_halves(n):
+    inputs = [f"input {i}" for i in range(n)]
+    A, B = partition(inputs, 0)
+    assert len(A) + len(B) == n and 0 <= len(A) - len(B) <= 1
+    assert set(A) | set(B) == set(inputs) and not set(A) & set(B)
+    assert partition(inputs, 0) == (A, B)
+    if n > 10:
+        assert partition(inputs, 1) != (A, B) and sorted(A) != sorted(inputs[:len(A)]) and sorted(A) != sorted(inputs[len(B):])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_too_few_inputs_for_two_partitions(n):
+    with pytest.raises(DataError, match=f"found {n}"):
+        partition([f"input {i}" for i in range(n)], 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The algorithm, with students that only remember what is done to them
+
+class Spy:
+    """In place of make_student, train, label and save_student. A student's labels say who gave them: `by 3`."""
+
+    def __init__(self, monkeypatch, breaks_at=None):
+        self.students, self.breaks_at = [], breaks_at
+        for name in ("make_student", "train", "label", "save_student"):
+            monkeypatch.setattr(mckd, name, getattr(self, name))
+
+    def make_student(self, *arguments, **named):
+        made = SimpleNamespace(kind="tiny", number=len(self.students), made_with=(arguments, named), examples=None, labelled=[])
+        self.students.append(made)
+        return made
+
+    def train(self, student, examples, *arguments, **named):
+        assert student.examples is None, "a student is trained once, from its fresh initialisation"
+        student.examples, student.trained_with = list(examples), (arguments, named)
+        return student
+
+    def label(self, student, inputs, *arguments, **named):
+        assert student.examples is not None
+        if student.number == self.breaks_at:
+            raise KeyboardInterrupt
+        student.labelled += inputs
+        return [Label(x, f"by {student.number}", -0.25) for x in inputs]
+
+    def save_student(self, student, folder):
+        Path(folder).mkdir()
+        (Path(folder) / "model.safetensors").write_text(str(student.number))
+
+
+def replay(here, data="data"):
+    write_jsonl(here / "labels.jsonl", [Example(x, "by teacher") for x in dict.fromkeys(inputs_of(here / data))])
+    return "replay:labels.jsonl"
+
+
+def spy_on(here, monkeypatch, *arguments, out="run", **more):
+    if not (here / "data").exists():
+        make_folder(here / "data")
+    spy = Spy(monkeypatch, **more)
+    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", out, *arguments)
+    return spy.students
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_n_stages_train_2n_minus_1_students_from_the_same_fresh_initialisation(n, here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", n)
+    assert len(students) == 2 * n - 1
+    D = set(inputs_of("data"))
+    for first, second in zip(students[0:-1:2], students[1:-1:2]):
+        A, B = ({x.input for x in student.examples} for student in (first, second))
+        assert A | B == D and not A & B and abs(len(A) - len(B)) <= 1
+        assert len(first.examples) == len(A) and len(second.examples) == len(B)
+    assert sorted(x.input for x in students[-1].examples) == sorted(D)
+    halves = [frozenset(x.input for x in student.examples) for student in students[:-1]]
+    assert len(set(halves)) == (2 if n > 1 else 0)                  # the partition is the same in every stage
+    made = [repr(student.made_with) for student in students]
+    assert len(set(made)) == 1
+
+
+def test_first_students_learn_from_the_teacher_and_later_ones_from_the_stage_before(here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3)
+    given = [{x.output for x in student.examples} for student in students]
+    assert given == [{"by teacher"}, {"by teacher"}, {"by 1"}, {"by 0"}, {"by 2", "by 3"}]
+
+
+@pytest.mark.parametrize("method", ["mckd", "own"])
+def test_students_label_what_they_have_not_seen_and_with_own_exactly_what_they_have(method, here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3, "--method", method)
+    test = inputs_of("data", "test")
+    D = set(inputs_of("data"))
+    for student in students[:-1]:
+        seen, asked = {x.input for x in student.examples}, set(student.labelled) - set(test)
+        assert asked == (D - seen if method == "mckd" else seen)
+    for student in students[2:]:
+        for x in student.examples:
+            labeller = students[int(x.output.removeprefix("by "))]
+            assert (x.input in {y.input for y in labeller.examples}) == (method == "own")
+    for student in students:
+        assert set(test) <= set(student.labelled)
+
+
+def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3)
+    seeds = [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in students]
+    assert len(set(seeds)) == 5
+    again = spy_on(here, monkeypatch, "--stages", 3, out="again")
+    assert [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in again] == seeds
+
+
+def test_final_student_is_what_is_saved(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    assert (here / "run/final/model.safetensors").read_text() == "2"
+
+
+def test_sft_learns_from_the_labeled_split_alone(here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--method", "sft", "--labeled", 5)
+    assert len(students) == 1
+    assert [(x.input, x.output) for x in students[0].examples] == [(x.input, x.output) for x in read_jsonl("data/labeled.jsonl")][:5]
+
+
+def test_teacher_method_trains_nobody(here, monkeypatch):
+    make_folder(here / "data")
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.5", "--method", "teacher", "--out", "run")
+    assert spy.students == []
+    results = json.loads((here / "run/results.json").read_text())
+    assert results["stages"] == [] and 0 < results["test"]["f1"] == results["teacher"]["f1"] < 100
+
+
+def test_gold_of_the_unlabeled_valid_and_test_splits_never_reaches_a_student(here, monkeypatch):
+    make_folder(here / "data")
+    for split in ("unlabeled", "valid", "test"):
+        write_jsonl(here / f"data/{split}.jsonl", [Example(x, "POISON") for x in inputs_of("data", split)])
+    for number, arguments in enumerate((["--stages", 3], ["--method", "own", "--stages", 2], ["--method", "sft"])):
+        for student in spy_on(here, monkeypatch, *arguments, out=f"run{number}"):
+            assert student.examples and "POISON" not in repr((student.examples, student.made_with, student.trained_with[0][:3]))
+
+
+def test_gold_of_the_unlabeled_split_never_reaches_a_tuned_teacher(here, monkeypatch):
+    make_folder(here / "data")
+    write_jsonl(here / "data/unlabeled.jsonl", [Example(x, "POISON") for x in inputs_of("data")])
+    trained = []
+
+    class Tuned(SimpleNamespace):
+        def label_each(self, inputs):
+            return ((i, Label(x, "by tuned", -0.5)) for i, x in enumerate(inputs))
+    monkeypatch.setattr(student_module, "make_student", lambda *made_with: Tuned(kind="tiny", made_with=made_with))
+    monkeypatch.setattr(student_module, "train", lambda student, examples, *_, **__: trained.append((student, list(examples))))
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "tuned:tiny", "--out", "run", "--stages", 2)
+    (student, examples), = trained
+    assert [x.input for x in examples] == inputs_of("data", "labeled") and "POISON" not in repr((student, examples))
+    assert {x.output for x in spy.students[0].examples} == {"by tuned"}
+
+
+def test_pseudolabels_are_in_the_order_of_the_split_doubles_too(here, monkeypatch):
+    make_folder(here / "data")
+    inputs = inputs_of("data")
+    write_jsonl(here / "data/unlabeled.jsonl", [Example(x) for x in [inputs[3], *inputs, inputs[0]]])
+    students = spy_on(here, monkeypatch, "--stages", 3)
+    assert [len(student.examples) for student in students] == [6, 6, 6, 6, 12]
+    for stage, by in ((0, {"by teacher"}), (1, {"by 0", "by 1"}), (2, {"by 2", "by 3"})):
+        rows = read_pseudolabels(f"run/pseudolabels/stage{stage}.jsonl")
+        assert [x.input for x in rows] == [inputs[3], *inputs, inputs[0]] and {x.output for x in rows} == by
+        assert all(x.score == (None if stage == 0 else -0.25) for x in rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Going on
+
+def test_same_command_again_trains_nothing_and_changes_no_label(here, monkeypatch):
+    assert len(spy_on(here, monkeypatch, "--stages", 3)) == 5
+    before = files(here / "run")
+    assert spy_on(here, monkeypatch, "--stages", 3) == []
+    after = files(here / "run")
+    kept = [name for name in before if not name.startswith(("log", "results", "report"))]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept} and after.keys() == before.keys()
+
+
+@pytest.mark.parametrize("breaks_at", [0, 1, 2, 4])
+def test_interrupted_run_goes_on_with_the_student_that_it_was_at(breaks_at, here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3, out="whole")
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 3, breaks_at=breaks_at)
+    assert not (here / "run/results.json").exists() and not (here / "run/final").exists()
+    rest = spy_on(here, monkeypatch, "--stages", 3)
+    assert len(rest) == 5 - breaks_at
+    for one, other in zip(students[breaks_at:], rest):              # the same students as without the interruption
+        assert [x.input for x in one.examples] == [x.input for x in other.examples] and one.labelled == other.labelled
+        assert one.trained_with[0][1] == other.trained_with[0][1]
+    assert len(json.loads((here / "run/results.json").read_text())["stages"]) == 3
+
+
+def test_log_cut_off_by_a_crash_does_not_stop_the_next_run(here, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 2, breaks_at=1)
+    with open(here / "run/log.jsonl", "a") as log:
+        log.write('{"event": "epoch", "stud')
+    spy_on(here, monkeypatch, "--stages", 2)
+    assert json.loads((here / "run/results.json").read_text())["seconds"] >= 0
+
+
+def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2, "--epochs", 1, "--labeled", 5)
+    before = files(here / "run")
+    for more, said in ((["--epochs", 2], "epochs 1 there, 2 here"), (["--epochs", 1, "--seed", 4], "seed 0 there, 4 here"),
+                       ([], "epochs 1 there, None here"), (["--epochs", 1, "--method", "own"], "'own' here")):
+        with pytest.raises(DataError) as error:
+            spy_on(here, monkeypatch, "--stages", 2, "--labeled", 5, *more)
+        assert said in str(error.value) and "run" in str(error.value) and "\n" not in str(error.value)
+    assert files(here / "run") == before
+    (here / "data/labeled.jsonl").write_text((here / "data/labeled.jsonl").read_text().replace("cat", "cow"))
+    with pytest.raises(DataError, match="fingerprint"):
+        spy_on(here, monkeypatch, "--stages", 2, "--epochs", 1, "--labeled", 5)
+
+
+def test_quiet_and_device_may_change(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu", "--base-url", "http://127.0.0.1:1") == []
+
+
+def test_labels_that_changed_are_not_mixed_with_students_of_the_old_ones(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    (here / "labels.jsonl").write_text((here / "labels.jsonl").read_text().replace("by teacher", "by another"))
+    spy = Spy(monkeypatch)
+    try:
+        run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 2)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert {x.output for x in spy.students[0].examples} == {"by another"}
+
+
+@pytest.mark.parametrize("wrong", [["--teacher", "noisy:3"], ["--teacher", "replay:no-such-file"], ["--teacher", "auto"]])
+def test_run_that_never_began_does_not_stand_in_the_way_of_the_next(wrong, here, monkeypatch):
+    make_folder(here / "data")
+    with pytest.raises(DataError):
+        run(monkeypatch, "--data", "data", "--out", "run", *wrong)
+    spy_on(here, monkeypatch, "--stages", 1)
+    assert (here / "run/results.json").exists()
+
+
+def test_wrong_student_is_put_right_with_the_same_folder(here, monkeypatch):
+    make_folder(here / "data")
+    with pytest.raises(DataError):
+        run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", "--student", "no/such-model")
+    run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", "--student", "tiny", "--epochs", 1, "--stages", 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is printed and written
+
+def test_first_line_says_which_data(here, monkeypatch, capsys):
+    (make_folder(here / "data", "tree") / "task.json").write_text(json.dumps({**CONFIG["tree"], "sample": True}))
+    run(monkeypatch, "--data", "data", "--method", "teacher", "--teacher", "noisy:0.3", "--out", "run")
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == ("Data: kitchen in data (bundled synthetic sample, not real text): 6 labeled, 12 unlabeled, 1 valid, 4 test")
+    assert lines[1].startswith("Teacher: noisy:0.3")
+
+
+def test_seeds_make_a_folder_each_and_a_mean(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    arguments = ["--data", "data", "--teacher", "noisy:0.5", "--stages", 1, "--seeds", 2, "--seed", 7]
+    run(monkeypatch, *arguments, "--out", "run")
+    assert sorted(file.name for file in here.iterdir() if file.name.startswith("run")) == ["run-seed7", "run-seed8"]
+    f1s = [json.loads((here / f"run-seed{seed}/results.json").read_text())["teacher"]["f1"] for seed in (7, 8)]
+    assert f1s[0] != f1s[1] and f"{sum(f1s) / 2:.2f} ±" in capsys.readouterr().out
+    run(monkeypatch, *arguments)
+    names = sorted(folder.name for folder in (here / "runs").iterdir() if folder.name != "teacher")
+    assert len(names) == 2 and names[0].endswith("seed7") and names[1].endswith("seed8")
+
+
+def test_missing_gold_gives_nulls(here, monkeypatch):
+    make_folder(here / "data", n_test=0)
+    write_jsonl(here / "data/unlabeled.jsonl", [Example(x) for x in inputs_of("data")])
+    spy_on(here, monkeypatch, "--stages", 2)
+    results = json.loads((here / "run/results.json").read_text())
+    assert results["teacher"] == results["test"] == {"f1": None, "valid": None}
+    assert [stage["pseudolabel_f1"] for stage in results["stages"]] == [None, None]
+    assert [student["test_f1"] for stage in results["stages"] for student in stage["students"]] == [None] * 3
+
+
+def test_missing_labels_of_the_test_split_leave_the_teacher_without_a_score(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 1)
+    results = json.loads((here / "run/results.json").read_text())
+    assert results["teacher"] == {"f1": None, "valid": None} and results["test"]["f1"] is not None
+
+
+def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, monkeypatch):
+    make_folder(here / "data")
+    inputs = inputs_of("data")
+    write_jsonl(here / "data/unlabeled.jsonl", [Example(x, "by teacher" if i < 6 else "by 0" if i < 9 else None) for i, x in enumerate(inputs)])
+    students = spy_on(here, monkeypatch, "--stages", 2)
+    results = json.loads((here / "run/results.json").read_text())
+    # Token F1 over the nine with gold: `by` alone agrees in the others, 50. By the second stage nobody says `teacher`.
+    assert results["stages"][0]["pseudolabel_f1"] == pytest.approx((6 * 100 + 3 * 50) / 9, abs=0.01)
+    right = sum(x.output == "by 0" for x in read_pseudolabels("run/pseudolabels/stage1.jsonl")[6:9])
+    assert results["stages"][1]["pseudolabel_f1"] == pytest.approx((6 * 50 + right * 100 + (3 - right) * 50) / 9, abs=0.01)
+    assert len(students) == 3
+
+
+def test_gold_tags_between_their_words_are_scored(here, monkeypatch):
+    make_folder(here / "data", "slots")
+    found = {}
+    for name in ("plain", "interleaved"):
+        if name == "interleaved":
+            for split in ("labeled", "unlabeled", "valid", "test"):
+                write_jsonl(here / f"data/{split}.jsonl", [
+                    Example(x.input, " ".join(f"{word} {tag}" for word, tag in zip(x.input.split(" "), x.output.split(" "))))
+                    for x in read_jsonl(here / f"data/{split}.jsonl")])
+        run(monkeypatch, "--data", "data", "--method", "teacher", "--teacher", "noisy:0", "--out", name)
+        found[name] = json.loads((here / name / "results.json").read_text())["test"]
+    assert found["plain"] == found["interleaved"] == {"f1": 100.0, "valid": 100.0}
+
+
+def test_git_is_not_needed(here, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    spy_on(here, monkeypatch, "--stages", 1)
+    assert json.loads((here / "run/config.json").read_text())["git_commit"] is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Wrong arguments: one line, exit code 2
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--labeled", 0], "--labeled"),
+    (["--unlabeled", 3], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
+    (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
+    (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file")])
+def test_wrong_argument_is_one_line(arguments, said, here, monkeypatch, capsys):
+    make_folder(here / "data")
+    (here / "file").write_text("")
+    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--epochs", 1, "--method", "teacher", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+
+
+def test_too_few_unlabeled_are_refused_before_the_teacher_is_asked(here, monkeypatch):
+    make_folder(here / "data", n_unlabeled=3)
+    with pytest.raises(DataError, match="found 3"):
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--out", "run")
+    assert not (here / "teacher").exists() and not (here / "run").exists()
+
+
+@pytest.mark.parametrize("line, said", [('{"input": "a b"', ":2"), ('{"output": "a"}', '"input"'), ('{"input": "a b"}', '"output"')])
+def test_malformed_data_is_one_line_that_names_file_and_line(line, said, here, monkeypatch, capsys):
+    make_folder(here / "data")
+    rows = (here / "data/labeled.jsonl").read_text().split("\n")
+    (here / "data/labeled.jsonl").write_text("\n".join([rows[0], line, *rows[1:]]))
+    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--out", "run") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "labeled.jsonl:2" in error and said in error and not (here / "run").exists()
+
+
+def test_exit_code_of_a_process_of_its_own(here):
+    make_folder(here / "data")
+    found = subprocess.run([sys.executable, ROOT / "mckd.py", "--data", "data", "--teacher", "auto", "--out", "run"], cwd=here, text=True,
+                           capture_output=True)
+    assert found.returncode == 2 and found.stdout.startswith("Data: data in data")
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The real thing, in miniature
+
+MINIATURE = ["--data", "data", "--teacher", "noisy:0.3", "--epochs", 1, "--batch-size", 4]
+
+
+def test_every_student_begins_with_the_same_weights(here, monkeypatch):
+    make_folder(here / "data", "tree")
+    spy, begun = Spy(monkeypatch), []
+    real = student_module.make_student
+
+    def make_student(*arguments, **named):
+        begun.append(real(*arguments, **named).model.state_dict())
+        return spy.make_student(*arguments, **named)
+    monkeypatch.setattr(mckd, "make_student", make_student)
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_: [Label(x, f"( {x} )", -0.5) for x in inputs])
+    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "run")
+    assert len(begun) == 3
+    for weights in begun[1:]:
+        assert all(torch.equal(weight, weights[name]) for name, weight in begun[0].items())
+
+
+def check_results(folder, n_stages, method="mckd"):
+    """The files and keys that design.md promises."""
+    results = json.loads((folder / "results.json").read_text())
+    assert {"teacher", "stages", "test", "seconds"} <= results.keys() and results["seconds"] >= 0
+    assert results["teacher"].keys() == results["test"].keys() == {"f1", "valid"}
+    assert [stage["stage"] for stage in results["stages"]] == list(range(1, n_stages + 1))
+    assert [len(stage["students"]) for stage in results["stages"]] == [2] * (n_stages - 1) + [1] * bool(n_stages)
+    scores = [results["test"]["f1"], results["test"]["valid"]]
+    for stage in results["stages"]:
+        assert "pseudolabel_f1" in stage and all("test_f1" in student for student in stage["students"])
+        scores += [student["test_f1"] for student in stage["students"]]
+        scores += [] if method == "sft" else [stage["pseudolabel_f1"], results["teacher"]["f1"]]
+    assert all(0 <= score <= 100 for score in scores)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["method"] == method and config["settings"]["fingerprint"] and "torch" in config["versions"]
+    assert "git_commit" in config
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        assert isinstance(json.loads(line), dict)
+    names = [f"stage{i}.jsonl" for i in range(n_stages)] if method in ("mckd", "own") else []
+    assert sorted(file.name for file in (folder / "pseudolabels").iterdir()) == names
+    assert "F1" in (folder / "report.md").read_text()
+    assert not [file for file in folder.rglob("*") if file.suffix in (".tmp", ".part", ".bin", ".pt", ".pth", ".pkl")]
+    if n_stages:
+        assert (folder / "final/model.safetensors").is_file() and (folder / "final/tokenizer.json").is_file()
+    return results
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots", "text"])
+def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
+    make_folder(here / "data", kind)
+    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "runs/one")
+    results = check_results(here / "runs/one", 2)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Data: ") and "teacher" in shown and "stage2 final" in shown and (here / "runs/one/report.md").read_text() != ""
+    task = make_task(CONFIG[kind])
+    for stage in (0, 1):
+        rows = read_pseudolabels(here / f"runs/one/pseudolabels/stage{stage}.jsonl")
+        assert [x.input for x in rows] == inputs_of("data")
+        for x in rows if kind != "text" else []:
+            task.check(x.input, x.output)
+    if kind != "text":
+        assert results["test"]["valid"] == results["teacher"]["valid"] == 100
+
+    # The same command again: nothing is trained, every label stays.
+    labels, weights = pseudolabels("runs/one"), (here / "runs/one/final/model.safetensors").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(mckd, "train", None)
+        run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "runs/one")
+    assert pseudolabels("runs/one") == labels
+    assert check_results(here / "runs/one", 2) == {**results, "seconds": pytest.approx(results["seconds"], abs=0.5)}
+
+    # Stage 2 lost: it is made again, the same to the byte. And so is the whole run, elsewhere, without the teacher's cache.
+    for lost in (here / "runs/one/students").glob("stage2_*"):
+        lost.unlink()
+    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "runs/one")
+    assert pseudolabels("runs/one") == labels and (here / "runs/one/final/model.safetensors").read_bytes() == weights
+    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "elsewhere/two")
+    assert pseudolabels("elsewhere/two") == labels
+    assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("method, stages", [("own", 2), ("sft", 1), ("teacher", 0), ("mckd", 1)])
+def test_every_other_method_end_to_end(method, stages, here, monkeypatch):
+    make_folder(here / "data", "tree")
+    run(monkeypatch, *MINIATURE, "--method", method, *(["--stages", stages] if method in ("own", "mckd") else []), "--out", "run")
+    check_results(here / "run", stages, method)
+
+
+def test_three_stages_go_on_after_the_second_is_lost(here, monkeypatch):
+    make_folder(here / "data", "slots")
+    run(monkeypatch, *MINIATURE, "--stages", 3, "--out", "run")
+    labels = pseudolabels("run")
+    assert len(labels) == 3 and labels["stage1.jsonl"] != labels["stage2.jsonl"]
+    for lost in [*(here / "run/students").glob("stage2_*"), *(here / "run/pseudolabels").iterdir()]:
+        lost.unlink()
+    trained, real = [], mckd.train
+    monkeypatch.setattr(mckd, "train", lambda *arguments, **named: trained.append(1) or real(*arguments, **named))
+    run(monkeypatch, *MINIATURE, "--stages", 3, "--out", "run")
+    assert len(trained) == 2 and pseudolabels("run") == labels
+
+
+def test_tuned_teacher_end_to_end(here, monkeypatch, capsys, causal_folder):
+    make_folder(here / "data", "slots")
+    shutil.copytree(causal_folder, here / "model")
+    run(monkeypatch, "--data", "data", "--teacher", "tuned:model", "--method", "teacher", "--out", "run")
+    assert check_results(here / "run", 0, "teacher")["teacher"]["valid"] == 100
+    shown = capsys.readouterr()
+    assert "Teacher: tuned:model, trained on 6 gold examples" in shown.out and shown.err == ""        # --quiet: no progress bars
+
+
+def test_tuned_teacher_of_other_examples_inputs_or_tags_is_another_one(here):
+    """`tuned:tiny` learns its vocabulary from the unlabeled inputs: with others its labels are others, so its cache is another."""
+    make_folder(here / "data", "slots")
+    data = [load_data("data", labeled=labeled, unlabeled=unlabeled) for labeled, unlabeled in ((6, 12), (5, 12), (6, 11))]
+    tasks = [make_task({"task": "slots", "tags": tags}) for tags in (["O", "B-x", "B-y"], ["O", "B-x", "B-y", "I-y"])]
+    keys = [student_module.TunedTeacher("tiny", task, some, seed, torch.device("cpu")).key
+            for task, some, seed in ((tasks[0], data[0], 0), (tasks[0], data[1], 0), (tasks[0], data[2], 0), (tasks[1], data[0], 0),
+                                     (tasks[0], data[0], 1))]
+    assert len(set(keys)) == len(keys)
+
+
+def test_causal_student_and_local_llm_end_to_end(here, monkeypatch, causal_folder):
+    make_folder(here / "data", "tree", n_unlabeled=6)
+    shutil.copytree(causal_folder, here / "model")
+    run(monkeypatch, "--data", "data", "--teacher", "hf:model", "--student", "model", "--stages", 2, "--epochs", 1, "--out", "run")
+    results = check_results(here / "run", 2)
+    assert results["test"]["valid"] == results["teacher"]["valid"] == 100

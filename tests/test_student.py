@@ -1,0 +1,397 @@
+"""student.py: a fresh student is valid, a trained one fits, and what is saved is what is used."""
+
+import io
+import os
+import random
+import runpy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conftest import NASTY, ROOT, decode, random_sentence, random_tree
+from data.splits import DataError, Example
+from data.tasks import make_task
+from data.trees import split_words, write_bare
+import student
+from student import RECIPES, Recipe, label, length_bucketed_batches, load_student, make_student, save_student, train, train_tokenizer
+
+TREE = make_task({"task": "tree"})
+SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "B-fare.code", "B-x"]})
+TEXT = make_task({"task": "text"})
+TASKS = {"tree": TREE, "slots": SLOTS, "text": TEXT}
+PLAIN = "the cat sat on a mat with two old dogs .".split()
+INPUTS = [random_sentence(random.Random(n), 2 + n % 9, PLAIN) for n in range(30)]
+
+
+def gold(task, input, chance):
+    words = split_words(input)
+    if task.kind == "tree":
+        return write_bare(words, random_tree(chance, len(words)))
+    if task.kind == "slots":
+        return " ".join(chance.choice(["O", "B-fare", "B-x"]) for _ in words)
+    return " ".join(words[::-1])
+
+
+def examples(task, inputs=INPUTS, seed=0):
+    chance = random.Random(seed)
+    return [Example(input, gold(task, input, chance)) for input in inputs]
+
+
+def weights(student):
+    return {name: weight.clone() for name, weight in student.model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def brief(kind, steps=3, **more):
+    """The recipe of this kind of student, for a few steps only."""
+    from dataclasses import replace
+    return replace(RECIPES[kind], epochs=1, min_steps=steps, **more)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The vocabulary
+
+@pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
+def test_brackets_and_tags_are_items_of_their_own(task):
+    symbols = ["(", ")"] if task is TREE else SLOTS.tags
+    fresh = make_student("tiny", task, INPUTS)
+    ids = [fresh.encode(symbol) for symbol in symbols]
+    assert all(len(x) == 1 for x in ids) and len(set(ids)) == len(symbols)
+    assert fresh.tokenizer.unk_token_id not in {x for x, in ids}
+    target = fresh.encode_example(*examples(task)[3])[1]
+    assert sum(fresh.encode(symbol)[0] in target for symbol in symbols) >= 2
+
+
+def test_words_of_the_inputs_are_known_and_frequent_ones_are_one_item():
+    tokenizer = train_tokenizer(INPUTS, ["(", ")"])
+    fresh = make_student("tiny", TREE, INPUTS)
+    for word in PLAIN:
+        ids = fresh.encode(word)
+        assert ids and tokenizer.unk_token_id not in ids, word
+    assert len(fresh.encode("the")) == 1
+    assert fresh.encode_input("the cat")[-1] == fresh.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
+def test_no_word_is_without_a_token(task):
+    """The decoder could not tell the model that it has passed such a word."""
+    fresh = make_student("tiny", task, INPUTS)
+    assert [word for word in NASTY if not fresh.encode(word)] == []
+
+
+def test_vocabulary_does_not_depend_on_chance():
+    one, two = (train_tokenizer(INPUTS, SLOTS.tags).get_vocab() for _ in range(2))
+    assert one == two
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+@pytest.mark.parametrize("n, size", [(1, 4), (4, 4), (9, 4), (1000, 8), (333, 1)])
+def test_batches_cover_every_example_once(n, size):
+    chance = random.Random(n)
+    lengths = [chance.randint(2, 90) for _ in range(n)]
+    batches = length_bucketed_batches(lengths, size, random.Random(0))
+    assert sorted(i for batch in batches for i in batch) == list(range(n))
+    assert all(0 < len(batch) <= size for batch in batches) and len(batches) == -(-n // size)
+
+
+def test_batches_hold_similar_lengths_in_an_order_that_changes():
+    chance = random.Random(0)
+    lengths = [chance.randint(1, 100) for _ in range(640)]
+    shuffle = random.Random(0)
+    one, two = (length_bucketed_batches(lengths, 8, shuffle) for _ in range(2))
+    padding = sum(max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) for batch in one)
+    assert padding < 0.1 * sum(lengths)                             # in random batches it is 0.8
+    assert one != two and one == length_bucketed_batches(lengths, 8, random.Random(0))
+    firsts = [min(lengths[i] for i in batch) for batch in one]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tiny student
+
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_untrained_student_is_valid_and_keeps_the_order(kind):
+    """About words, too, that it has never seen: unknown characters, brackets, words without any token."""
+    task, chance = TASKS[kind], random.Random(0)
+    inputs = [random_sentence(chance, chance.randint(1, 9)) for _ in range(20)] + [f"a {word} {word} b" for word in NASTY] + ["one"]
+    found = label(make_student("tiny", task, INPUTS), inputs, quiet=True)
+    assert [x.input for x in found] == inputs
+    for x in found:
+        task.check(x.input, x.output)
+        assert x.score is not None and x.score <= 0
+    assert len({x.output for x in found}) > 10
+
+
+def test_untrained_student_of_text_ends():
+    found = label(make_student("tiny", TEXT, INPUTS), INPUTS[:4], quiet=True)
+    assert [x.input for x in found] == INPUTS[:4] and all(isinstance(x.output, str) for x in found)
+
+
+def test_nothing_to_label():
+    assert label(make_student("tiny", TREE, INPUTS), [], quiet=True) == []
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_label_does_not_depend_on_what_stands_beside_it(kind, fp32):
+    """Padding, the batch, and finished sentences that leave it change nothing."""
+    fresh, task = make_student("tiny", TASKS[kind], INPUTS), TASKS[kind]
+    train(fresh, examples(task), brief("tiny"), quiet=True)
+    inputs = INPUTS[:12]
+    together = dict(fresh.label_each(inputs))
+    assert [together[i] for i in range(len(inputs))] == label(fresh, inputs, quiet=True)
+    for batch_size in (1, 4):
+        few = dict(fresh.label_each(inputs, batch_size=batch_size))
+        assert all(few[i].output == together[i].output for i in few) and len(few) == len(inputs)
+        assert all(few[i].score == pytest.approx(together[i].score, abs=1e-3) for i in few)
+
+
+def test_same_seed_same_student_from_the_first_weight_to_the_last():
+    def make(seed, order, between):
+        fresh = make_student("tiny", TREE, INPUTS, seed)
+        start = weights(fresh)
+        torch.rand(between)                                         # whatever else draws random numbers
+        train(fresh, examples(TREE), brief("tiny", batch_size=10), order, quiet=True)
+        return start, weights(fresh)
+    (start, end), (start_again, end_again) = make(0, 1, 3), make(0, 1, 5)
+    assert same(start, start_again) and same(end, end_again) and not same(start, end)
+    other_order, other_start = make(0, 2, 3), make(1, 1, 3)
+    assert same(start, other_order[0]) and not same(end, other_order[1]) and not same(start, other_start[0])
+
+
+def test_fresh_student_does_not_depend_on_what_was_done_before():
+    one = make_student("tiny", TREE, INPUTS, 5)
+    train(one, examples(TREE), brief("tiny"), quiet=True)
+    torch.rand(7)
+    assert same(weights(make_student("tiny", TREE, INPUTS, 5)), weights(make_student("tiny", TREE, INPUTS, 5)))
+
+
+def test_epochs_and_steps_are_what_the_recipe_says():
+    seen = []
+    recipe = Recipe(epochs=2, lr=1e-2, batch_size=8, min_steps=0, optimizer="Adafactor")
+    fresh = make_student("tiny", SLOTS, INPUTS)
+    train(fresh, examples(SLOTS), recipe, quiet=True, on_epoch=seen.append)
+    assert [x["epoch"] for x in seen] == [1, 2] and [x["steps"] for x in seen] == [4, 8]       # 30 examples are 4 batches
+    assert all(x["loss"] > 0 and x["seconds"] >= 0 for x in seen) and not fresh.model.training
+    seen.clear()
+    train(fresh, examples(SLOTS), Recipe(2, 1e-2, 8, 9, "Adafactor"), quiet=True, on_epoch=seen.append)
+    assert [x["epoch"] for x in seen] == [1, 2, 3]                  # short of 9 steps there is another epoch
+
+
+@pytest.mark.parametrize("kind, output", [("tree", "( ( the old cat ) sat )"), ("slots", "O B-fare_code B-x O"), ("text", "cat the")])
+def test_one_repeated_example_is_fitted(kind, output):
+    sentence, losses = "the old cat sat", []
+    fresh = make_student("tiny", TASKS[kind], INPUTS + [sentence])
+    before = label(fresh, [sentence], quiet=True)[0]
+    for _ in range(5):                                              # as long as it needs, 5 x 30 steps at most
+        train(fresh, [Example(sentence, output)], Recipe(30, 1e-2, 1, 0, "Adafactor"), quiet=True,
+              on_epoch=lambda epoch: losses.append(epoch["loss"]))
+        found = label(fresh, [sentence], quiet=True)[0]
+        if found.output == output and losses[-1] < 0.25 * losses[0]:
+            break
+    assert found.output == output and losses[-1] < 0.25 * losses[0] and before.output != output
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_saved_student_gives_the_same_labels(kind, tmp_path):
+    task = TASKS[kind]
+    made = make_student("tiny", task, INPUTS)
+    train(made, examples(task), brief("tiny"), quiet=True)
+    save_student(made, tmp_path / "final")
+    loaded = load_student(tmp_path / "final")
+    inputs = INPUTS[:6] + [f"a {word} b" for word in NASTY]
+    assert label(loaded, inputs, quiet=True) == label(made, inputs, quiet=True)
+    assert loaded.task.kind == kind and loaded.task.tags == task.tags and loaded.task.instruction == task.instruction
+    names = os.listdir(tmp_path / "final")
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5"))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pretrained ones
+
+@pytest.fixture(scope="module")
+def t5_folder(bpe_tokenizer, tmp_path_factory):
+    """An encoder-decoder as anyone would have it pretrained: tags are several tokens of its vocabulary."""
+    from transformers import T5Config, T5ForConditionalGeneration
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "t5"
+    T5ForConditionalGeneration(T5Config(
+        vocab_size=len(bpe_tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0, pad_token_id=0,
+        eos_token_id=2)).save_pretrained(folder)
+    bpe_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["causal_folder", "t5_folder"])
+@pytest.mark.parametrize("kind", ["tree", "slots", "text"])
+def test_pretrained_student_trains_saves_loads_and_labels(model, kind, tmp_path, request):
+    folder, task = str(request.getfixturevalue(model)), TASKS[kind]
+    made = make_student(folder, task, INPUTS)
+    assert made.kind == {"causal_folder": "causal", "t5_folder": "encoder-decoder"}[model]
+    start, chance = weights(made), random.Random(0)
+    assert same(start, weights(make_student(folder, task, INPUTS, seed=9)))
+    train(made, examples(task), brief(made.kind, steps=2), quiet=True)
+    assert not same(start, weights(made))
+    inputs = INPUTS[:5] + ([] if kind == "text" else [random_sentence(chance, chance.randint(1, 8)) for _ in range(15)] + ["one"])
+    found = label(made, inputs, quiet=True)
+    for x in found if kind != "text" else []:
+        task.check(x.input, x.output)
+    save_student(made, tmp_path / "final")
+    assert label(load_student(tmp_path / "final"), inputs, quiet=True) == found
+    assert [file.name for file in (tmp_path / "final").glob("*.safetensors")]
+    assert not [file for file in (tmp_path / "final").iterdir() if file.suffix in (".bin", ".pt", ".pth")]
+    assert label(made, inputs[:1], quiet=True)[0].input == inputs[0]          # a batch of one
+
+
+@pytest.fixture(scope="module")
+def letters_folder(tmp_path_factory):
+    """A vocabulary of letters: every word, bracket and tag begins with the same token, the space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+    letters = ["<pad>", "<eos>", "<unk>", "\u0120", *sorted(set("".join(PLAIN + SLOTS.tags) + "()x"))]
+    made = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, [], unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    folder = tmp_path_factory.mktemp("models") / "letters"
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(T5Config(
+        vocab_size=len(letters), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0, pad_token_id=0,
+        eos_token_id=1, initializer_factor=3.0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["t5_folder", "letters_folder"])
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_labels_are_the_best_allowed_token_at_every_choice(model, kind, request, fp32):
+    """The same decoding in the plainest way: one sentence, no cache."""
+    task = TASKS[kind]
+    made = make_student(str(request.getfixturevalue(model)), task, INPUTS)
+    train(made, examples(task), brief(made.kind, steps=2, lr=1e-2), quiet=True)
+    end, = made.end
+    inputs = INPUTS[:8]
+    for batch in (inputs, inputs[:1]):
+        for x in label(made, batch, quiet=True):
+            source = torch.tensor([made.encode_input(x.input)])
+
+            def best(options, written):
+                with torch.inference_mode():
+                    logits = made.model(input_ids=source, decoder_input_ids=torch.tensor([[0, *written]]), use_cache=False).logits[0, -1]
+                return max(options, key=lambda token: logits[token if token >= 0 else end].item())
+            assert decode(task, x.input, made.encode, best)[0].result()[0] == x.output
+
+
+def test_causal_student_fits_one_example_and_its_embeddings_stay(causal_folder):
+    made = make_student(str(causal_folder), SLOTS, INPUTS)
+    embeddings = made.model.get_input_embeddings().weight.clone(), made.model.get_output_embeddings().weight.clone()
+    sentence, output = "the cat sat on", "O B-fare_code B-x O"
+    train(made, [Example(sentence, output)] * 4, Recipe(40, 1e-2, 4, 0, "AdamW"), quiet=True)
+    assert label(made, [sentence], quiet=True)[0].output == output
+    assert torch.equal(embeddings[0], made.model.get_input_embeddings().weight)
+    assert torch.equal(embeddings[1], made.model.get_output_embeddings().weight)
+
+
+def test_causal_loss_is_the_cross_entropy_over_the_tokens_of_targets(causal_folder, fp32):
+    """Against the whole model's logits, one example at a time and without padding."""
+    made = make_student(str(causal_folder), TREE, INPUTS)
+    batch = [made.encode_example(*x) for x in examples(TREE)[:5]]
+    known = sorted(made.vocabulary)
+    assert known != list(range(len(made.tokenizer))) and made.tokenizer.bos_token_id == batch[0][0][0]
+    with torch.no_grad():
+        found = made.loss(batch)
+        losses = []
+        for source, target in batch:
+            logits = made.model(torch.tensor([source + target])).logits[0, len(source) - 1:-1, known]
+            aim = torch.tensor([known.index(token) for token in target])
+            losses += torch.nn.functional.cross_entropy(logits, aim, reduction="none").tolist()
+    assert found.item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path):
+    """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
+    from transformers import BartConfig, BartForConditionalGeneration
+    torch.manual_seed(0)
+    BartForConditionalGeneration(BartConfig(
+        vocab_size=len(bpe_tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=80, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2)).save_pretrained(tmp_path)
+    bpe_tokenizer.save_pretrained(tmp_path)
+    made, long = make_student(str(tmp_path), TREE, []), " ".join(["the"] * 100)
+    train(made, [*examples(TREE)[:3], Example(long, f"( {long} )")], brief(made.kind, steps=1), quiet=True)
+    found = label(made, [INPUTS[3], long], quiet=True)
+    assert found[1].output == f"( {long} )" and found[0].score is not None
+    TREE.check(*found[0][:2])
+
+
+@pytest.mark.parametrize("spec", ["no/such-model", "no-such-folder", "gguf:no-such.gguf", "", "gguf:", "a/b/c/d"])
+def test_bad_student_is_one_line(spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as error:
+        make_student(spec, TREE, INPUTS)
+    assert "\n" not in str(error.value) and str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+def run_student(monkeypatch, text, *arguments):
+    """The exit code of `python student.py ... < text`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["student.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode()), encoding="utf-8"))
+    try:
+        runpy.run_path(str(ROOT / "student.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "final"
+    save_student(make_student("tiny", TREE, INPUTS), folder)
+    return folder
+
+
+def test_command_line_labels_every_line(trained, monkeypatch, capsys):
+    sentences = ["the cat sat", "a  mat\u2028x (too)", "dogs"]
+    assert run_student(monkeypatch, "\r\n".join(sentences), "--model", trained) == 0
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(lines) == 3
+    for sentence, line in zip(sentences, lines):
+        TREE.check(sentence, line)
+
+
+def test_pretty_draws_the_tree(trained, monkeypatch, capsys):
+    assert run_student(monkeypatch, "the (old) cat\n", "--model", trained, "--pretty") == 0
+    drawn = capsys.readouterr().out
+    assert "(old)" in drawn and "──" in drawn and "LRB" not in drawn
+    assert [line.split(" ")[-1] for line in drawn.strip().split("\n")] == ["the", "(old)", "cat"]
+
+
+@pytest.mark.parametrize("text, model, said", [
+    ("the cat\n\nthe dog\n", None, ":2"), (" \n", None, ":1"), ("the cat\n", "no-such-folder", "no-such-folder"), ("", None, "sentence"),
+    (b"the caf\xe9\n", None, "UTF-8")], ids=["empty line", "blank", "no model", "no input", "Latin-1"])
+def test_command_line_says_what_is_wrong_in_one_line(trained, monkeypatch, capsys, text, model, said):
+    assert run_student(monkeypatch, text, "--model", model or trained) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+
+
+@pytest.mark.parametrize("about", ["", "{}", '{"kind": "tiny", "task": "zebra"}'])
+def test_folder_that_is_no_student_is_one_line(tmp_path, about):
+    (tmp_path / "student.json").write_text(about)
+    with pytest.raises(DataError, match="expected a trained student") as error:
+        load_student(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_script_in_a_process_of_its_own(tmp_path):
+    found = subprocess.run([sys.executable, ROOT / "student.py", "--model", tmp_path], cwd=tmp_path, input="the cat\n", text=True,
+                           capture_output=True)
+    assert found.returncode == 2 and found.stdout == "" and found.stderr.count("\n") == 1 and found.stderr.startswith("error: ")

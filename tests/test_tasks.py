@@ -1,0 +1,255 @@
+"""data/tasks.py: what a target looks like, what may come next in one, and which free answers are refused."""
+
+import random
+
+import pytest
+
+from conftest import NASTY, random_sentence, random_tree
+from data.tasks import SlotState, TreeState, make_task
+from data.trees import escape, read_bare, split_words, unescape, write_bare
+
+TREE = make_task({"task": "tree"})
+SLOTS = make_task({"task": "slots", "tags": ["O", "B-x", "I-x", "B-y", "B-x_y", "I-x_y"]})
+TEXT = make_task({"task": "text"})
+PENN = "(S (NP (DT The) (NN cat)) (VP (VBD sat)))"
+
+
+def walk(state, chance, limit):
+    """Random pieces, each among those that may come next, to the end."""
+    pieces = []
+    while choices := state.choices():
+        assert len(set(choices)) == len(choices)
+        pieces.append(chance.choice(choices))
+        state.take(pieces[-1])
+        assert len(pieces) <= limit, f"still going on after {limit} pieces"
+    return pieces
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trees
+
+@pytest.mark.parametrize("gold", [PENN, "( ( The cat ) sat )", "( ( ( The ) ( cat ) ) ( sat ) )", "((The cat) sat)",
+                                  "( (S (NP (DT The) (NN cat)) (VP (VBD sat))))"])
+def test_tree_worked_example(gold):
+    TREE.check("The cat sat", gold)
+    assert TREE.pieces("The cat sat", gold) == ["(", "(", "The", "cat", ")", "sat", ")"]
+    assert TREE.write(["The", "cat", "sat"], TREE.pieces("The cat sat", gold)) == "( ( The cat ) sat )"
+    assert TREE.read("The cat sat", gold) == "( ( The cat ) sat )"
+
+
+def test_brackets_inside_words_are_escaped_and_come_back():
+    sentence, gold = "f(x) ( see [1] )", "(S (NP (NN f-LRB-x-RRB-)) (PRN (-LRB- -LRB-) (VB see) (NN [1]) (-RRB- -RRB-)))"
+    TREE.check(sentence, gold)
+    pieces = TREE.pieces(sentence, gold)
+    assert pieces == ["(", "f-LRB-x-RRB-", "(", "-LRB-", "see", "[1]", "-RRB-", ")", ")"]
+    assert read_bare(" ".join(pieces)).words == split_words(sentence)
+    assert "f(x)" in TREE.draw(sentence, gold)
+
+
+@pytest.mark.parametrize("answer, mended", [
+    ("( ( The cat ) sat", "( ( The cat ) sat )"),                             # left open
+    ("( ( The cat ) sat ) ) )", "( ( The cat ) sat )"),                       # closed too often
+    ("  ( ( The cat ) sat )\nSentence: The dog ran", "( ( The cat ) sat )"),  # went on with the next demonstration
+    ("( The ( cat sat ) )", "( The ( cat sat ) )"),
+    ("\n( The cat sat", "( The cat sat )"),
+    ("( ( ( The cat ) ) sat )", "( ( The cat ) sat )"),                       # a unary chain
+    (PENN, "( ( The cat ) sat )")])
+def test_free_tree_is_mended(answer, mended):
+    assert TREE.read("The cat sat", answer) == mended
+
+
+@pytest.mark.parametrize("answer", ["", "   \n", "( ( The cat ) ran )", "( The cat )", "( The cat sat down )", "( cat The sat )",
+                                    "Sure! ( ( The cat ) sat )", "The cat sat", ") The cat sat (", "( ( ) The cat sat )",
+                                    "( the cat sat )"])
+def test_free_tree_about_other_words_or_without_structure_is_refused(answer):
+    with pytest.raises(ValueError):
+        TREE.read("The cat sat", answer)
+
+
+def test_gold_with_other_words_is_refused_and_says_which_word():
+    with pytest.raises(ValueError, match="word 3 is `sat`, expected `ran`"):
+        TREE.check("The cat ran", PENN)
+    with pytest.raises(ValueError, match="words"):
+        TREE.check("The cat", PENN)
+    with pytest.raises(ValueError, match="left open"):
+        TREE.check("The cat sat", PENN[:-1])
+
+
+def test_tree_choices_of_the_worked_example():
+    state = TreeState(["The", "cat", "sat"])
+    for piece, choices in [("(", ["("]), ("(", ["The", "("]), ("The", ["The"]), ("cat", ["cat"]), (")", ["sat", ")"]),
+                           ("sat", ["sat"]), (")", [")"])]:
+        assert sorted(state.choices()) == sorted(choices)
+        state.take(piece)
+    assert state.choices() == []
+
+
+@pytest.mark.parametrize("n_words", [1, 2, 3, 4, 7, 20])
+def test_random_walks_give_bracketings_of_the_sentence(n_words):
+    chance = random.Random(n_words)
+    for _ in range(60):
+        sentence = random_sentence(chance, n_words)
+        words = split_words(sentence)
+        pieces = walk(TreeState(words), chance, 3 * n_words + 2)
+        output = TREE.write(words, pieces)
+        tree = read_bare(output)
+        assert tree.words == [unescape(escape(word)) for word in words]
+        assert pieces.count("(") == pieces.count(")") <= max(1, n_words - 1)
+        assert all(end - start > 1 for _, start, end in tree.spans) or n_words == 1
+        assert len(tree.spans) == pieces.count("(")     # read_bare drops brackets of one word: there were none
+        TREE.check(sentence, output)
+        assert TREE.read(sentence, output) == " ".join(TREE.pieces(sentence, output))
+
+
+def test_every_gold_tree_can_be_decoded():
+    chance = random.Random(7)
+    for _ in range(200):
+        sentence = random_sentence(chance, chance.randint(1, 15))
+        words = split_words(sentence)
+        state = TreeState(words)
+        for piece in TREE.pieces(sentence, write_bare(words, random_tree(chance, len(words)))):
+            assert piece in state.choices()
+            state.take(piece)
+        assert state.choices() == []
+
+
+def test_binary_trees_of_either_branching_can_be_decoded():
+    words = list("abcdef")
+    for spans in ([(i, 6) for i in range(5)], [(0, i) for i in range(6, 1, -1)]):
+        state = TreeState(words)
+        for piece in write_bare(words, spans).split(" "):
+            assert piece in state.choices()
+            state.take(piece)
+        assert state.choices() == [] and state.brackets == 5
+
+
+def test_a_bracket_is_not_closed_over_the_words_of_the_one_just_closed():
+    state = TreeState(["a", "b", "c"])
+    for piece in "( ( a b )".split():
+        state.take(piece)
+    assert ")" not in state.choices()
+    state = TreeState(["a", "b", "c", "d"])
+    for piece in "( ( ( a b )".split():
+        state.take(piece)
+    assert ")" not in state.choices()
+
+
+@pytest.mark.parametrize("word", NASTY)
+def test_nasty_words_survive_a_tree(word):
+    for sentence in (word, f"{word} b", f"a {word} {word} b"):
+        words = split_words(sentence)
+        gold = write_bare(words, [(0, len(words))])
+        TREE.check(sentence, gold)
+        assert read_bare(" ".join(TREE.pieces(sentence, gold))).words == [unescape(word) for word in words]
+        assert TREE.read(sentence, gold) == gold
+        TREE.check(sentence, TREE.fallback(sentence))
+
+
+def test_tree_fallback_is_flat():
+    assert TREE.fallback("The (big) cat") == "( The -LRB-big-RRB- cat )"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slots
+
+def test_slots_worked_example():
+    for gold in ("O B-x I-x", "to O San B-x Francisco I-x"):
+        SLOTS.check("to San Francisco", gold)
+        assert SLOTS.pieces("to San Francisco", gold) == ["to", "O", "San", "B-x", "Francisco", "I-x"]
+        assert SLOTS.read("to San Francisco", gold) == "O B-x I-x"
+    assert SLOTS.write(["to", "San", "Francisco"], ["to", "O", "San", "B-x", "Francisco", "I-x"]) == "O B-x I-x"
+
+
+def test_words_that_look_like_tags_are_words():
+    assert SLOTS.pieces("O B-x O", "O O B-x") == ["O", "O", "B-x", "O", "O", "B-x"]
+    assert SLOTS.read("O B-x", "O B-x B-x O") == "B-x O"
+    assert SLOTS.read("O B-x", "O B-x") == "O B-x"
+
+
+@pytest.mark.parametrize("gold, problem", [
+    ("O B-x", "expected 3 tags, one a word, found 2"), ("O B-x I-x O", "found 4"), ("to O San B-x Boston I-x", "found 6"),
+    ("O B-x X", "'X'"), ("O B-x I-", "'I-'"), ("O B-x I-zebra", "unknown tag 'I-zebra'"), ("o O O", "'o'")])
+def test_gold_tags_that_do_not_fit_are_refused(gold, problem):
+    with pytest.raises(ValueError, match=problem):
+        SLOTS.check("to San Francisco", gold)
+
+
+def test_unknown_tag_in_a_free_answer_becomes_O_and_a_wrong_count_is_refused():
+    assert SLOTS.read("to San Francisco", "to O San B-zebra Francisco I-x\n\nSentence: list") == "O O I-x"
+    for answer in ("", "O O", "O O O O", "Sure! O O O", "to O Francisco B-x"):
+        with pytest.raises(ValueError):
+            SLOTS.read("to San Francisco", answer)
+
+
+def test_tags_are_learnt_from_the_examples_where_task_json_has_none():
+    from data.splits import Example
+    examples = [Example("a b", "O B-q"), Example("c d", "c B-p d I-p")]
+    task = make_task({"task": "slots"})
+    task.learn_tags(examples)
+    assert task.tags == ["B-p", "B-q", "I-p", "O"]
+    given = make_task({"task": "slots", "tags": ["O"]})
+    given.learn_tags(examples)
+    assert given.tags == ["O"]
+
+
+@pytest.mark.parametrize("n_words", [1, 2, 8])
+def test_random_walks_give_one_known_tag_a_word_and_no_stray_continuation(n_words):
+    chance = random.Random(n_words)
+    seen = set()
+    for _ in range(60):
+        sentence = random_sentence(chance, n_words)
+        words = split_words(sentence)
+        pieces = walk(SlotState(words, SLOTS.tags), chance, 2 * n_words)
+        output = SLOTS.write(words, pieces)
+        tags = output.split(" ")
+        SLOTS.check(sentence, output)
+        assert pieces[::2] == words and len(tags) == n_words
+        for before, tag in zip(["O", *tags], tags):
+            assert not tag.startswith("I-") or before[2:] == tag[2:]
+        seen |= set(tags)
+        assert SLOTS.read(sentence, output) == output
+        assert SLOTS.read(sentence, " ".join(pieces)) == output
+    assert seen == set(SLOTS.tags) or n_words < 8
+
+
+def test_every_gold_tagging_can_be_decoded():
+    words, tags = ["a"] * 7, "B-x I-x B-x_y I-x_y O B-y B-x".split()
+    state = SlotState(words, SLOTS.tags)
+    for piece in SLOTS.pieces(" ".join(words), " ".join(tags)):
+        assert piece in state.choices()
+        state.take(piece)
+    assert state.choices() == []
+
+
+def test_slots_are_drawn_one_word_a_line():
+    assert SLOTS.draw("to San Francisco", "O B-x I-x") == "to         ·\nSan        B-x\nFrancisco  I-x"
+
+
+def test_slots_fallback_is_all_O():
+    assert SLOTS.fallback("to San Francisco") == "O O O"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text, and the choice among the three
+
+def test_text_takes_the_first_line_and_refuses_an_empty_one():
+    assert TEXT.pieces("a b", "any  thing\tat all") == ["any thing at all"]
+    assert TEXT.read("a b", " c d \nSentence: e") == "c d"
+    for answer in ("", " \n", "\t"):
+        with pytest.raises(ValueError):
+            TEXT.read("a b", answer)
+    with pytest.raises(ValueError):
+        TEXT.check("a b", "  ")
+    assert TEXT.fallback("a b") == ""
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots", "text"])
+def test_instruction_of_task_json_wins(kind):
+    assert make_task({"task": kind, "instruction": "Do it."}).instruction == "Do it."
+    assert make_task({"task": kind}).instruction and make_task({"task": kind}).kind == kind
+
+
+@pytest.mark.parametrize("config", [{}, {"task": "trees"}, {"task": None}])
+def test_unknown_kind_is_refused(config):
+    with pytest.raises(ValueError, match="tree, slots, text"):
+        make_task(config)

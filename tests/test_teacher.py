@@ -1,0 +1,583 @@
+"""teacher.py: the prompt, the cache to which labels are appended, and every teacher that needs no download."""
+
+import http.server
+import json
+import os
+import random
+import runpy
+import socketserver
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import NASTY, ROOT, random_sentence, random_tree
+from data.splits import DataError, Example, load_data, read_pseudolabels, write_jsonl
+from data.tasks import make_task
+from data.trees import bare_spans, read_tree, split_words, write_bare
+import teacher
+from teacher import (APITeacher, Label, LLMTeacher, NoisyTeacher, ReplayTeacher, Teacher, cache_file, few_shot_prompt, label_with_cache,
+                     load_causal_lm, make_teacher, question)
+
+TREE = make_task({"task": "tree", "instruction": "Bracket each sentence."})
+TAGS = ["O", "B-to", "I-to", "B-day", "I-day"]
+SLOTS = make_task({"task": "slots", "instruction": "Tag each word.", "tags": TAGS})
+TEXT = make_task({"task": "text", "instruction": "Translate."})
+PENN = "(S (NP (DT The) (NN cat)) (VP (VBD sat)))"
+
+
+def labels(teacher, inputs):
+    """The labels of `inputs` in their order, each given exactly once."""
+    pairs = list(teacher.label(inputs))
+    assert sorted(i for i, _ in pairs) == list(range(len(inputs)))
+    return [label for _, label in sorted(pairs)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The prompt
+
+def test_prompt_worked_example():
+    prompt = few_shot_prompt(TREE, [Example("The cat sat", PENN), Example("f(x) is", "( f-LRB-x-RRB- is )")])
+    assert prompt == ("Bracket each sentence.\n\n"
+                      "Sentence: The cat sat\nParse: ( ( The cat ) sat )\n\n"
+                      "Sentence: f(x) is\nParse: ( f-LRB-x-RRB- is )\n\n")
+    assert question(TREE, "A  dog ran") == "Sentence: A dog ran\nParse:"
+
+
+def test_prompt_of_slots_and_text():
+    assert few_shot_prompt(SLOTS, [Example("to Boston", "O B-to")]) == (
+        "Tag each word.\n\nSentence: to Boston\nTags: to O Boston B-to\n\n")
+    assert few_shot_prompt(TEXT, [Example("a cat", "un chat")]) == "Translate.\n\nSentence: a cat\nOutput: un chat\n\n"
+    assert few_shot_prompt(TEXT, []) == "Translate.\n\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The cache
+
+class CountingTeacher(Teacher):
+    """Labels last to first, counts what it is asked, and may be interrupted after a few labels."""
+    name = key = "counting"
+
+    def __init__(self, breaks_after=None):
+        self.asked, self.breaks_after = [], breaks_after
+
+    def label(self, inputs):
+        for i in reversed(range(len(inputs))):
+            if self.breaks_after is not None and len(self.asked) == self.breaks_after:
+                raise KeyboardInterrupt
+            self.asked.append(inputs[i])
+            yield i, Label(inputs[i], f"label of {inputs[i]}", -0.5)
+
+
+def test_labels_come_back_in_the_order_of_the_inputs_and_nothing_is_asked_twice(tmp_path):
+    cache, counting = tmp_path / "new" / "cache.jsonl", CountingTeacher()
+    inputs = ["a", "b", "a", "c"]
+    found = label_with_cache(counting, inputs, cache, quiet=True)
+    assert [x.output for x in found] == ["label of a", "label of b", "label of a", "label of c"]
+    assert sorted(counting.asked) == ["a", "b", "c"]
+    assert label_with_cache(counting, ["c", "d", "a"], cache, quiet=True)[0] == Label("c", "label of c", -0.5)
+    assert sorted(counting.asked) == ["a", "b", "c", "d"]
+    before = cache.read_bytes()
+    assert label_with_cache(counting, inputs, cache, quiet=True) == found and cache.read_bytes() == before
+
+
+def test_labels_are_on_disk_as_they_come(tmp_path):
+    cache = tmp_path / "cache.jsonl"
+
+    class Looking(CountingTeacher):
+        def label(self, inputs):
+            for n, pair in enumerate(super().label(inputs)):
+                assert (len(cache.read_text().splitlines()) if n else 0) == n
+                yield pair
+    label_with_cache(Looking(), ["a", "b", "c"], cache, quiet=True)
+    assert [json.loads(line)["input"] for line in cache.read_text().splitlines()] == ["c", "b", "a"]
+
+
+def test_interrupted_teacher_goes_on_from_where_it_stopped(tmp_path):
+    cache, inputs = tmp_path / "cache.jsonl", list("abcdef")
+    first, second = CountingTeacher(breaks_after=2), CountingTeacher()
+    with pytest.raises(KeyboardInterrupt):
+        label_with_cache(first, inputs, cache, quiet=True)
+    found = label_with_cache(second, inputs, cache, quiet=True)
+    assert sorted(first.asked + second.asked) == inputs and len(second.asked) == 4
+    assert found == label_with_cache(CountingTeacher(), inputs, tmp_path / "fresh.jsonl", quiet=True)
+    assert cache.read_bytes() == (tmp_path / "fresh.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("rest", [b'{"input": "b", "outp', b"{", b"\xf0\x9f", b'{"input": "b", "output": "of last run", "score": 0.5}'])
+@pytest.mark.parametrize("whole", [0, 1])
+def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
+    cache, counting = tmp_path / "cache.jsonl", CountingTeacher()
+    line = b'{"input": "a", "output": "of last run", "score": null}\n'
+    cache.write_bytes(line * whole + rest)
+    found = label_with_cache(counting, ["a", "b"], cache, quiet=True)
+    assert [x.output for x in found] == ["of last run" if whole else "label of a", "label of b"]
+    assert counting.asked == (["b"] if whole else ["b", "a"])
+    assert len(read_pseudolabels(cache)) == 2                       # and every line of the file can be read again
+
+
+def test_cache_keeps_any_input_as_it_is(tmp_path):
+    inputs = [f"a {word} b" for word in NASTY]
+    label_with_cache(CountingTeacher(), inputs, tmp_path / "cache.jsonl", quiet=True)
+    again = CountingTeacher()
+    assert [x.input for x in label_with_cache(again, inputs, tmp_path / "cache.jsonl", quiet=True)] == inputs
+    assert again.asked == []
+
+
+def test_every_teacher_has_a_cache_of_its_own(tmp_path):
+    few, more = make_data(tmp_path / "one"), make_data(tmp_path / "two", n_labeled=7)
+    specs = ["noisy:0.1", "noisy:0.2", "hf:a", "hf:b", "openai:a", "openai:b"]
+    made = [make_teacher(spec, TREE, data) for data in (few, more) for spec in specs]
+    made += [make_teacher("noisy:0.1", TREE, few, seed=1), make_teacher("openai:a", TREE, few, base_url="http://127.0.0.1:1/v1")]
+    files = [cache_file(x, tmp_path) for x in made]
+    assert len(set(files)) == len(made)
+    assert files == [cache_file(x, tmp_path) for x in made] and all(file.parent == tmp_path / "teacher" for file in files)
+
+
+def test_other_known_tags_are_another_teacher(tmp_path):
+    """Tags learnt from the labeled split decide what is a known tag, so what was labelled with fewer must not be used again."""
+    rows = [Example("to Boston", "O B-to")]
+    (tmp_path / "labels.jsonl").write_text('{"input": "on Monday", "output": "O B-day"}\n')
+    data = SimpleNamespace(labeled=rows, folder=tmp_path)
+    few, more = make_task({"task": "slots", "tags": ["O", "B-to"]}), SLOTS
+    for spec in (f"replay:{tmp_path / 'labels.jsonl'}", "openai:a", "hf:a"):
+        assert make_teacher(spec, few, data).key != make_teacher(spec, more, data).key, spec
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Noise
+
+def gold_trees(n=40):
+    chance = random.Random(0)
+    sentences = [random_sentence(chance, chance.randint(1, 12)) for _ in range(n)]
+    return {x: write_bare(split_words(x), random_tree(chance, len(split_words(x)))) for x in sentences}
+
+
+def gold_tags(n=60):
+    chance, rows = random.Random(0), {}
+    for number in range(n):
+        tags, words = [], chance.randint(1, 8)
+        while len(tags) < words:
+            name = chance.choice(["to", "day", None])
+            tags += ["O"] if name is None else [f"B-{name}"] + [f"I-{name}"] * chance.randint(0, 2)
+        rows[" ".join(f"w{number}" for _ in range(words))] = " ".join(tags[:words])
+    return rows
+
+
+GOLD = {"tree": (TREE, gold_trees()), "slots": (SLOTS, gold_tags()), "text": (TEXT, {f"w {n}": f"a b c {n} d e" for n in range(40)})}
+
+
+@pytest.mark.parametrize("kind", GOLD)
+def test_rate_0_gives_gold(kind):
+    task, gold = GOLD[kind]
+    inputs = list(gold)
+    for label in labels(NoisyTeacher(0.0, task, gold, 0), inputs):
+        assert task.pieces(label.input, label.output) == task.pieces(label.input, gold[label.input])
+
+
+@pytest.mark.parametrize("kind", GOLD)
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_noise_is_valid_and_the_more_the_higher_the_rate(kind, rate):
+    task, gold = GOLD[kind]
+    found = labels(NoisyTeacher(rate, task, gold, 0), list(gold))
+    for label in found:
+        task.check(label.input, label.output)
+    changed = sum(task.pieces(x.input, x.output) != task.pieces(x.input, gold[x.input]) for x in found)
+    assert changed > {0.3: 0.2, 1.0: 0.6}[rate] * len(found)
+    less = labels(NoisyTeacher(0.05, task, gold, 0), list(gold))
+    assert sum(task.pieces(x.input, x.output) != task.pieces(x.input, gold[x.input]) for x in less) < changed
+
+
+@pytest.mark.parametrize("kind", GOLD)
+def test_noise_depends_on_the_input_and_the_seed_only(kind):
+    task, gold = GOLD[kind]
+    inputs = list(gold)
+    found = labels(NoisyTeacher(0.5, task, gold, 3), inputs)
+    assert labels(NoisyTeacher(0.5, task, gold, 3), inputs) == found
+    backwards = labels(NoisyTeacher(0.5, task, dict(reversed(gold.items())), 3), inputs[::-1])
+    assert backwards[::-1] == found
+    assert labels(NoisyTeacher(0.5, task, gold, 3), inputs[5:6]) == found[5:6]
+    assert labels(NoisyTeacher(0.5, task, gold, 4), inputs) != found
+
+
+def test_noisy_brackets_stay_near_gold_and_the_sentence_stays_whole():
+    task, gold = GOLD["tree"]
+    for label in labels(NoisyTeacher(1.0, task, gold, 0), list(gold)):
+        words = split_words(label.input)
+        was = bare_spans(read_tree(gold[label.input], words))
+        now = bare_spans(read_tree(label.output, words))
+        assert (0, len(words)) in now and len(now) <= len(was)
+        assert all(any(abs(a - c) + abs(b - d) <= 1 for c, d in was) for a, b in now)
+
+
+def test_noise_without_any_known_slot_name():
+    """Tags learnt from labeled examples that hold none: a slot elsewhere cannot be renamed to any, and becomes O."""
+    task = make_task({"task": "slots", "tags": ["O"]})
+    for seed in range(8):
+        assert labels(NoisyTeacher(1.0, task, {"to Boston": "O B-to"}, seed), ["to Boston"])[0].output == "O O"
+
+
+def test_noise_needs_gold(tmp_path):
+    noisy = NoisyTeacher(0.1, TREE, {"a b": "( a b )"}, 0)
+    assert noisy.can_label(["a b"]) and not noisy.can_label(["a b", "c d"])
+    with pytest.raises(DataError, match="gold") as error:
+        list(noisy.label(["c d"]))
+    assert "\n" not in str(error.value) and "c d" in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels made before
+
+def test_replay_reads_rows_of_ours_and_of_the_authors_and_repairs_them(tmp_path):
+    file = tmp_path / "labels.jsonl"
+    rows = [{"input": "The cat sat", "output": "( ( The cat ) sat )", "score": -0.25},
+            {"translation": {"unparsed": "A dog ran", "unlabeled": "( ( ( A ) ( dog ) ) ( ran ) )", "parsed": "whatever"}},
+            {"translation": {"unparsed": "No end here", "unlabeled": "( No ( end here ) ", "parsed": "(S ...)"}},
+            {"input": "Other words here", "output": "( Some words )"},
+            {"input": "Nothing at all", "output": ""},
+            {"input": "He (too) sat", "output": "( He ( -LRB-too-RRB- sat ) ) )"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replay = ReplayTeacher(file, TREE)
+    inputs = ["Nothing at all", "The cat sat", "A dog ran", "No end here", "Other words here", "He (too) sat"]
+    assert [x.output for x in labels(replay, inputs)] == [
+        "( Nothing at all )", "( ( The cat ) sat )", "( ( A dog ) ran )", "( No ( end here ) )", "( Other words here )",
+        "( He ( -LRB-too-RRB- sat ) )"]
+    assert [x.score for x in labels(replay, inputs)][:3] == [None, -0.25, None]
+    assert replay.can_label(inputs) and not replay.can_label([*inputs, "x"])
+
+
+def test_replay_of_slots(tmp_path):
+    file = tmp_path / "labels.jsonl"
+    write_jsonl(file, [Example("to Boston", "to O Boston B-to"), Example("on Monday", "O B-zebra"), Example("a b", "O")])
+    found = labels(ReplayTeacher(file, SLOTS), ["to Boston", "on Monday", "a b"])
+    assert [x.output for x in found] == ["O B-to", "O O", "O O"]
+
+
+def test_replay_key_is_the_content(tmp_path):
+    for name, output in (("one", "( a b )"), ("two", "( a b )"), ("three", "( a  b )")):
+        (tmp_path / name).write_text(json.dumps({"input": "a b", "output": output}) + "\n")
+    one, two, three = (ReplayTeacher(tmp_path / name, TREE).key for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_replay_of_an_input_that_it_has_not_is_refused(tmp_path):
+    write_jsonl(tmp_path / "labels.jsonl", [Example("a b", "( a b )")])
+    with pytest.raises(DataError, match="c d") as error:
+        list(ReplayTeacher(tmp_path / "labels.jsonl", TREE).label(["a b", "c d"]))
+    assert "labels.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which teacher
+
+def make_data(folder, n_labeled=6, pseudolabels=False):
+    folder.mkdir()
+    (folder / "task.json").write_text(json.dumps({"task": "tree", "instruction": "Bracket each sentence."}))
+    for split, n in (("labeled", n_labeled), ("unlabeled", 5), ("valid", 1), ("test", 3)):
+        write_jsonl(folder / f"{split}.jsonl", [Example(f"{split} cat {i}", f"( {split} ( cat {i} ) )") for i in range(n)])
+    data = load_data(folder)
+    if pseudolabels:
+        write_jsonl(folder / "pseudolabels.jsonl", [Example(x.input, "( " + x.input + " )") for x in data.unlabeled])
+    return data
+
+
+def test_auto_replays_the_labels_that_the_data_folder_has(tmp_path):
+    data = make_data(tmp_path / "data", pseudolabels=True)
+    auto = make_teacher("auto", TREE, data)
+    assert labels(auto, [x.input for x in data.unlabeled])[0].output == "( unlabeled cat 0 )"
+    assert not auto.can_label([x.input for x in data.test])
+
+
+def test_auto_without_labels_says_what_to_type(tmp_path):
+    with pytest.raises(DataError) as error:
+        make_teacher("auto", TREE, make_data(tmp_path / "data"))
+    said = str(error.value)
+    assert "pseudolabels.jsonl" in said and "--teacher gguf:FILE" in said and "--teacher openai:MODEL" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("spec", ["", "replay", "replay:", "hf:", "gguf:", "openai:", "openai", "zebra:1", "noisy:", "noisy:x", "noisy:1.5",
+                                  "noisy:-0.1", "noisy:nan", "replay:no/such/file.jsonl"])
+def test_bad_teacher_is_one_line(tmp_path, spec):
+    with pytest.raises(DataError) as error:
+        make_teacher(spec, TREE, make_data(tmp_path / "data"))
+    assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+def test_bad_model_is_one_line_and_only_found_when_needed(tmp_path):
+    data = make_data(tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.gguf").write_text("not GGUF")
+    for spec in (f"hf:{tmp_path / 'empty'}", "hf:no/such-model", "hf:a/b/c/d", f"gguf:{tmp_path / 'text.gguf'}", "gguf:no-such.gguf"):
+        made = make_teacher(spec, TREE, data)
+        with pytest.raises(DataError) as error:
+            list(made.label(["a b"]))
+        assert "\n" not in str(error.value) and str(error.value)
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path, causal_folder):
+    import shutil
+    shutil.copytree(causal_folder, tmp_path / "pickled")
+    for file in (tmp_path / "pickled").glob("*.safetensors"):
+        file.unlink()
+    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(DataError):
+        load_causal_lm(tmp_path / "pickled")
+
+
+def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
+    data = make_data(tmp_path / "data", n_labeled=30)
+    made = make_teacher("hf:any", TREE, data)
+    assert made.prompt == few_shot_prompt(TREE, data.labeled[:teacher.DEMONSTRATIONS])
+    assert all(x.input not in made.prompt for x in data.unlabeled + data.test)
+
+
+def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):
+    chance = random.Random(1)
+    inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
+    demonstrations = [Example("The cat sat", PENN)]
+    found = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
+    for label in found:
+        TREE.check(label.input, label.output)
+        assert label.score <= 0
+    backwards = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs[::-1])
+    assert [x.output for x in backwards[::-1]] == [x.output for x in found]
+    assert len({x.output.count("(") for x in found}) > 1
+    other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, torch.device("cpu")), inputs)
+    assert [x.output for x in other] != [x.output for x in found]            # the prompt is read
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An API
+
+KEY = "sk-test-0123456789"
+
+
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Answers as `script` says: a list of (status, body) for the first requests, then what `answer(question)` gives."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.seen, self.lock = [], [], threading.Lock()
+        self.answer = lambda asked: f"( {asked} )"
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with self.server.lock:
+            self.server.seen.append((self.path, dict(self.headers), None))
+        self.send_error(404)
+
+    def do_POST(self):
+        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.seen.append((self.path, dict(self.headers), payload))
+            status, body = self.server.script.pop(0) if self.server.script else (200, None)
+        headers = {}
+        if body is None:
+            asked = payload["messages"][-1]["content"].rsplit("Sentence: ", 1)[1].split("\n")[0]
+            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": self.server.answer(asked)}}]})
+        if isinstance(body, dict):
+            body, headers = "", body
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """Nobody sleeps; how long they would have."""
+    found = []
+    monkeypatch.setattr(teacher.time, "sleep", found.append)
+    return found
+
+
+def api(server, **more):
+    return APITeacher("some-model", TREE, [Example("The cat sat", PENN)], server.url, **more)
+
+
+def test_api_gets_the_prompt_and_the_question_and_the_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert labels(api(server), ["A dog ran"]) == [Label("A dog ran", "( A dog ran )")]
+    (path, headers, payload), = server.seen
+    assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
+    assert headers["Content-Type"] == "application/json"
+    assert payload == {"model": "some-model", "temperature": 0, "messages": [{"role": "user", "content":
+                       "Bracket each sentence.\n\nSentence: The cat sat\nParse: ( ( The cat ) sat )\n\nSentence: A dog ran\nParse:"}]}
+
+
+def test_api_without_a_key_sends_none(server):
+    labels(api(server), ["A dog ran"])
+    assert "Authorization" not in server.seen[0][1]
+
+
+def test_api_answers_are_matched_to_their_inputs(server, tmp_path):
+    inputs = [f"word {i} end" for i in range(30)]
+    server.answer = lambda asked: "( {} ( {} {} ) )".format(*asked.split(" "))
+    found = label_with_cache(api(server), inputs, tmp_path / "cache.jsonl", quiet=True)
+    assert [x.output for x in found] == [f"( word ( {i} end ) )" for i in range(30)]
+    assert len(server.seen) == 30
+    label_with_cache(api(server), inputs, tmp_path / "cache.jsonl", quiet=True)
+    assert len(server.seen) == 30
+
+
+def test_api_base_url_of_the_environment(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url + "/")
+    labels(APITeacher("m", TREE, []), ["a b"])
+    assert server.seen[0][0] == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("trouble", [(500, "oops"), (429, "slow down"), (503, ""), (408, ""), (200, "not JSON"), (200, "[]"), (200, "{}"),
+                                     (200, '{"choices": []}'), (200, '{"choices": [{"message": {"content": 7}}]}'),
+                                     (200, {"Content-Length": "500"})],
+                         ids=["500", "429", "503", "408", "no JSON", "list", "no choices", "empty choices", "number", "cut off"])
+def test_api_is_asked_again_after_trouble_that_may_pass(server, naps, trouble):
+    server.script = [trouble, trouble]
+    made = api(server)
+    assert labels(made, ["A dog ran"]) == [Label("A dog ran", "( A dog ran )")]
+    assert len(server.seen) == 3 and len(naps) == 2 and min(naps) > 0 and made.refused == 0
+
+
+def test_api_gives_up_in_one_line_and_keeps_what_it_has(server, naps, tmp_path):
+    inputs = [f"word {i}" for i in range(6)]
+    cache = tmp_path / "cache.jsonl"
+    broken = api(server, at_once=1, tries=3)
+    real_answer = server.answer
+
+    def answer(asked):
+        if asked == "word 4":
+            server.script = [(500, "")] * 10
+        return real_answer(asked)
+    server.answer = answer
+    with pytest.raises(DataError, match="500") as error:
+        label_with_cache(broken, inputs, cache, quiet=True)
+    assert "\n" not in str(error.value)
+    kept = {x.input for x in read_pseudolabels(cache)}
+    assert kept and kept < set(inputs)
+    server.script, server.answer, before = [], real_answer, len(server.seen)
+    found = label_with_cache(api(server), inputs, cache, quiet=True)
+    assert [x.input for x in found] == inputs and len(server.seen) - before == len(set(inputs) - kept)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_api_refusal_is_said_at_once_in_one_line(server, naps, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.script = [(status, json.dumps({"error": {"message": f"Incorrect key {KEY}"}}))] * 9
+    with pytest.raises(DataError, match=str(status)) as error:
+        labels(api(server), ["A dog ran"])
+    assert "\n" not in str(error.value) and KEY not in str(error.value) and "some-model" in str(error.value)
+    assert len(server.seen) == 1 and naps == []
+
+
+def test_api_answer_that_is_no_tree_becomes_the_fallback_and_is_counted(server):
+    answers = {"a b": "I cannot do that.", "c d": "", "e f": None, "g h": "( g h", "i j": "( i k )"}
+    server.answer = answers.__getitem__
+    made = api(server)
+    assert [x.output for x in labels(made, list(answers))] == ["( a b )", "( c d )", "( e f )", "( g h )", "( i j )"]
+    assert made.refused == 4
+
+
+def test_key_is_neither_shown_nor_written(server, naps, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made = api(server, tries=2)
+    label_with_cache(made, ["A dog ran"], cache_file(made, tmp_path))
+    errors = []
+    for trouble in ((500, KEY), (200, KEY), (403, KEY)):
+        server.script = [trouble] * 9
+        with pytest.raises(DataError) as error:
+            labels(made, ["A cat ran"])
+        errors.append(str(error.value))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")                # no header can hold a line break
+    with pytest.raises(DataError) as error:
+        labels(made, ["A cat ran"])
+    shown = "".join(capsys.readouterr()) + "".join(errors) + str(error.value) + made.name + made.key
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert "A dog ran" in written.decode() and KEY not in shown and KEY not in written.decode()
+
+
+def test_key_does_not_follow_a_redirection_to_another_server(server, naps, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server() as other:
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        server.script = [(302, {"Location": f"{other.url}/chat/completions"})] * 9
+        with pytest.raises(DataError):
+            labels(api(server, tries=2), ["A dog ran"])
+        other.shutdown()
+        thread.join()
+    assert KEY in str(server.seen) and KEY not in str(other.seen)
+
+
+def test_unreachable_server_is_one_line(naps):
+    with Server() as gone:
+        url = gone.url
+    with pytest.raises(DataError, match="refused") as error:
+        labels(APITeacher("m", TREE, [], url, tries=2), ["a b"])
+    assert "\n" not in str(error.value) and len(naps) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+def run_teacher(monkeypatch, *arguments):
+    """The exit code of `python teacher.py ...`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["teacher.py", *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / "teacher.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
+    data = make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    for splits, n in (("unlabeled", 5), ("unlabeled,test", 8)):
+        assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--split", splits, "--out", "out.jsonl", "--quiet") == 0
+        found = read_pseudolabels("out.jsonl")
+        assert len(found) == n and [x.input for x in found][:5] == [x.input for x in data.unlabeled]
+        assert f"out.jsonl: {n} pseudolabels" in capsys.readouterr().out
+    cache, = (tmp_path / "runs" / "teacher").iterdir()
+    assert len(read_pseudolabels(cache)) == 8                       # five of them were not made again
+    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "replay:out.jsonl", "--out", "again.jsonl") == 0
+    assert [x.output for x in read_pseudolabels("again.jsonl")] == [x.output for x in found[:5]]
+    assert capsys.readouterr().out.startswith("Data: ")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--data", "nowhere", "--teacher", "auto"], "nowhere"), (["--data", "data", "--teacher", "auto"], "pseudolabels.jsonl"),
+    (["--data", "data", "--teacher", "noisy:2"], "0 to 1"), (["--data", "data", "--teacher", "noisy:0", "--split", "dev"], "dev"),
+    (["--data", "data", "--teacher", "noisy:0", "--labeled", "99"], "99"), (["--data", "data", "--teacher", "tuned:tiny"], "tuned")])
+def test_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert run_teacher(monkeypatch, *arguments, "--out", "out.jsonl") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error and not os.path.exists("out.jsonl")
+
+
+def test_command_line_refuses_an_output_that_cannot_be_written_before_it_labels(tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "no/such/folder/out.jsonl")
+    assert code == 2 and "no/such/folder" in capsys.readouterr().err
