@@ -14,10 +14,8 @@ is trained on both halves. Read `mckd()` first; below it stand what it calls, th
 import argparse
 import hashlib
 import json
-import os
 import platform
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +26,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from data.splits import Data, DataError, Example, load_data, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import Data, DataError, Example, load_data, read_pseudolabels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
@@ -235,23 +233,12 @@ def read_labels(file):
     return {row.input: Label(*row) for row in read_pseudolabels(file)} if file.stat().st_size else {}
 
 
-def save_folder(folder, write):
-    """Fill a folder that appears whole or not at all: written beside, then renamed."""
-    unfinished = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.rename(unfinished, folder)
-
-
 def open_run(settings):
     """Load the data, say which it is, and make the run's folder or find it as the same settings left it."""
     data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
     print(data.headline(), flush=True)
     task = make_task(data.config)
-    if task.kind == "slots":
-        task.learn_tags(data.labeled)
+    task.learn(data.labeled)
     wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.empty(0, device=wanted).device
@@ -327,17 +314,16 @@ def execute(settings):
 
 def table(results):
     """The final table, in Markdown: the teacher, each stage's students, the final one."""
-    def row(*cells):
-        cells = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
-        return "| " + " | ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in
-                                 enumerate(zip(cells, (14, 10, 15, 7, 9, 7)))) + " |"
-    lines = [row("", "trained on", "F1 of its labels", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
+    def row(name, *cells):
+        shown = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        return f"| {name:<13} | " + " | ".join(f"{cell:>10}" for cell in shown) + " |"
+    lines = [row("", "trained on", "label F1", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
     if results["method"] != "sft":
         lines.append(row("teacher", None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
     for stage in results["stages"]:
         for student in stage["students"]:
-            name = student["name"].replace("_", " ")
-            lines.append(row(name, student["trained_on"], stage["pseudolabel_f1"], student["test_f1"], student["valid"], student["seconds"]))
+            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"],
+                             student["test_f1"], student["valid"], student["seconds"]))
     return "\n".join(lines)
 
 

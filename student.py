@@ -59,7 +59,7 @@ def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
     """
     torch.manual_seed(seed)
     if spec == "tiny":
-        tokenizer = train_tokenizer(inputs, ["(", ")"] if task.kind == "tree" else task.tags)
+        tokenizer = train_tokenizer(inputs, task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if spec.startswith("gguf:"):
         return CausalStudent(*load_causal_lm(spec), task, device)
@@ -175,8 +175,7 @@ class Seq2SeqStudent:
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
         self.limit = getattr(model.config, "max_position_embeddings", None) or 10 ** 9      # T5's positions are relative: none
-        pieces = ["(", ")"] if task.kind == "tree" else task.tags
-        self.symbols = [self.encode(piece)[0] for piece in pieces] if kind == "tiny" else []
+        self.symbols = [self.encode(symbol)[0] for symbol in task.symbols] if kind == "tiny" else []
         start = model.config.decoder_start_token_id
         self.start = self.pad if start is None else start
 
@@ -222,6 +221,8 @@ class Seq2SeqStudent:
         too_long = [i for i in order if 4 * len(sources[i]) >= self.limit]                  # its output would not fit
         yield from ((i, Label(inputs[i], self.task.fallback(inputs[i]))) for i in too_long)
         order = order[len(too_long):]
+        if too_long:
+            print(f"{len(too_long)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for begin in range(0, len(order), batch_size):
             rows = order[begin:begin + batch_size]
@@ -305,7 +306,7 @@ class TunedTeacher(Teacher):
         self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
         self.quiet = quiet
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
-        self.key = json.dumps(["tuned", spec, task.kind, task.tags, seed, data.labeled, [x.input for x in data.unlabeled]])
+        self.key = json.dumps(["tuned", spec, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
 
     def label(self, inputs):
         if self.student is None:
@@ -322,7 +323,7 @@ def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
     student.model.save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
-    about = {"kind": student.kind, "task": student.task.kind, "instruction": student.task.instruction, "tags": student.task.tags}
+    about = {"kind": student.kind, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)
     write_atomically(Path(folder) / "student.json", json.dumps(about) + "\n")

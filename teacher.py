@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, make_cursor
-from data.splits import DataError, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import DataError, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
@@ -127,7 +127,7 @@ class LLMTeacher(Teacher):
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.device, self.decoder = spec, device, None
         self.name = f"{spec}, {len(demonstrations)} demonstrations"
-        self.key = f"{spec}\n{task.tags}\n{self.prompt}"
+        self.key = f"{spec}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -172,7 +172,7 @@ class ReplayTeacher(Teacher):
         self.known = {}
         for number, row in enumerate(read_pseudolabels(file), 1):
             self.known[row.input] = Label(row.input, self._repaired(task, row), row.score)
-        self.key = f"replay:{task.kind}:{task.tags}:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        self.key = f"replay:{task.config()}:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
 
     @staticmethod
     def _repaired(task, row):
@@ -261,7 +261,7 @@ class APITeacher(Teacher):
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
-        self.key = f"openai:{model}\n{self.url}\n{task.tags}\n{self.prompt}"
+        self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
         self.refused = 0
 
     def label(self, inputs):
@@ -331,8 +331,8 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
             raise DataError(f"--teacher noisy:RATE: expected a rate from 0 to 1, found {rest!r}")
         gold = {x.input: x.output for split in (data.unlabeled, data.valid, data.test, data.labeled) for x in split if x.output}
         return NoisyTeacher(rate, task, gold, seed)
-    raise DataError(f"--teacher {spec}: expected auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE "
-                    "or tuned:MODEL")
+    raise DataError(f"--teacher {spec}: expected auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL or noisy:RATE "
+                    "(and for mckd.py tuned:MODEL)")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -383,8 +383,7 @@ def main():
     args = parser.parse_args()
     data = load_data(args.data, args.labeled, args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
-    if task.kind == "slots":
-        task.learn_tags(data.labeled)
+    task.learn(data.labeled)
     if not args.quiet:
         print(data.headline())
     wanted = args.split.split(",")

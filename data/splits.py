@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,3 +267,13 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def save_folder(folder, write):
+    """Fill a folder that appears whole or not at all: written beside, then renamed."""
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write(unfinished)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(unfinished, folder)

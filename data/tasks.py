@@ -1,14 +1,18 @@
 """The kinds of task: `tree`, `slots` and `text`.
 
-A task knows four things about its outputs:
+What a task knows about its outputs:
     check(input, output)    is this gold well-formed, and is it about this input?
     pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
+    learn(examples)         what the labeled examples tell about well-formed outputs: which tags there are, for example
+    symbols                 the pieces that are no words: brackets, tags
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
     read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
-from data.trees import bare_spans, escape, flat, mend, read_bare, read_tree, split_words, write_bare
+import re
+
+from data.trees import bare_spans, escape, flat, mend, read_tree, split_words, write_bare
 
 
 class TreeState:
@@ -18,8 +22,10 @@ class TreeState:
     there are no more brackets than a binary tree has, which bounds the length even for an untrained model.
     """
 
-    def __init__(self, words):
+    def __init__(self, words, most_at_once=None):
         self.words = [escape(word) for word in words]
+        self.most_at_once = most_at_once or len(words)
+        self.at_once = 0            # brackets opened since the last word
         self.position = 0           # words written so far
         self.open = []              # where each open bracket began
         self.brackets = 0           # brackets opened so far
@@ -32,7 +38,7 @@ class TreeState:
         if i == n:
             return [")"] if self.open else []
         allowed = [self.words[i]]
-        if i + 2 <= n and self.brackets < n - 1:
+        if i + 2 <= n and self.brackets < n - 1 and self.at_once < self.most_at_once:
             allowed.append("(")
         # A bracket may close over two words and more, unless the one just closed already covers exactly the same words.
         if len(self.open) > 1 and i - self.open[-1] >= 2 and self.closed != self.open[-1]:
@@ -44,30 +50,42 @@ class TreeState:
         if piece == "(":
             self.open.append(self.position)
             self.brackets += 1
+            self.at_once += 1
         elif piece == ")":
             self.closed = self.open.pop()
         else:
             self.position += 1
+            self.at_once = 0
 
 
 class TreeTask:
     """Constituency parsing. Gold is a Penn tree (or a bare bracketing); targets are unlabelled bracketings."""
-    kind, answer_name = "tree", "Parse:"
+    kind, answer_name, symbols = "tree", "Parse:", ["(", ")"]
     instruction = "Bracket each sentence into its constituents."
 
     def __init__(self, config):
         self.instruction = config.get("instruction", self.instruction)
-        self.tags = []
+        self.most_at_once = config.get("most_at_once")
+
+    def config(self):
+        """What `make_task` needs to make this task again, with what it has learnt."""
+        return {"task": self.kind, "instruction": self.instruction, "most_at_once": self.most_at_once}
 
     def check(self, input, output):
         read_tree(output, split_words(input))
+
+    def learn(self, examples):
+        """From the labeled examples: how many brackets open at once, at most. Without this bound a small LLM now and then
+        opens brackets one after another until it may no more."""
+        runs = [re.findall(r"(?:\( )+", " ".join(self.pieces(x.input, x.output))) for x in examples]
+        self.most_at_once = max(len(run) // 2 for found in runs for run in found)
 
     def pieces(self, input, output):
         words = split_words(input)
         return write_bare(words, bare_spans(read_tree(output, words))).split(" ")
 
     def start(self, words):
-        return TreeState(words)
+        return TreeState(words, self.most_at_once)
 
     def write(self, words, pieces):
         return " ".join(pieces)
@@ -118,7 +136,14 @@ class SlotTask:
         self.instruction = config.get("instruction", self.instruction)
         self.tags = list(config.get("tags", []))
 
-    def learn_tags(self, examples):
+    @property
+    def symbols(self):
+        return self.tags
+
+    def config(self):
+        return {"task": self.kind, "instruction": self.instruction, "tags": self.tags}
+
+    def learn(self, examples):
         """Where task.json lists no tags, the labeled examples say which there are."""
         if not self.tags:
             self.tags = sorted({"O"} | {tag for x in examples for tag in self.read_tags(x.input, x.output)})
@@ -165,12 +190,17 @@ class SlotTask:
 
 class TextTask:
     """Any other sequence generation: nothing is assumed of the output, so any token may come next."""
-    kind, answer_name = "text", "Output:"
+    kind, answer_name, symbols = "text", "Output:", []
     instruction = "Write the output for each input."
 
     def __init__(self, config):
         self.instruction = config.get("instruction", self.instruction)
-        self.tags = []
+
+    def config(self):
+        return {"task": self.kind, "instruction": self.instruction}
+
+    def learn(self, examples):
+        """Nothing: any output may be right."""
 
     def check(self, input, output):
         if not output.strip():

@@ -101,10 +101,10 @@ def test_held_out_words_are_in_test_and_nowhere_else(splits):
     held_out = {word.lower() for word in grammar.held_out_words()}
     for split in ("labeled", "unlabeled", "valid"):
         assert not held_out & words[split]
-    # Held-out words are many and frequent enough to matter (of each word only some forms occur).
-    assert len(held_out & words["test"]) >= 60
+    # Some of test's sentences have a new word, most have none: a student from random weights meets few words that it never saw.
+    assert len(held_out & words["test"]) >= 30
     hit = [any(word in held_out for word in row["input"].lower().split(" ")) for row in splits["test"]]
-    assert sum(hit) >= 0.4 * len(hit)
+    assert 0.1 <= sum(hit) / len(hit) <= 0.3
 
 
 def test_no_word_is_both_held_out_and_known():

@@ -207,7 +207,7 @@ def test_saved_student_gives_the_same_labels(kind, tmp_path):
     loaded = load_student(tmp_path / "final")
     inputs = INPUTS[:6] + [f"a {word} b" for word in NASTY]
     assert label(loaded, inputs, quiet=True) == label(made, inputs, quiet=True)
-    assert loaded.task.kind == kind and loaded.task.tags == task.tags and loaded.task.instruction == task.instruction
+    assert loaded.task.config() == task.config()
     names = os.listdir(tmp_path / "final")
     assert "model.safetensors" in names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5"))]

@@ -185,10 +185,10 @@ def test_tags_are_learnt_from_the_examples_where_task_json_has_none():
     from data.splits import Example
     examples = [Example("a b", "O B-q"), Example("c d", "c B-p d I-p")]
     task = make_task({"task": "slots"})
-    task.learn_tags(examples)
+    task.learn(examples)
     assert task.tags == ["B-p", "B-q", "I-p", "O"]
     given = make_task({"task": "slots", "tags": ["O"]})
-    given.learn_tags(examples)
+    given.learn(examples)
     assert given.tags == ["O"]
 
 
