@@ -153,16 +153,16 @@ class Settings:
     device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
-    def folder(self):
-        """The run's folder: what was asked for, else a name that tells runs apart."""
+    def folder(self, data):
+        """The run's folder: what was asked for, else a name that tells runs apart. `data`: the folder that was loaded."""
         if self.out:
             return Path(self.out)
-        stages = self.stages if self.method in ("mckd", "own") else ""
-        shown = [f"{self.method}{stages}", self.teacher if self.method != "sft" else "", self.student if stages or self.method ==
-                 "sft" else ""] + [f"{name}{getattr(self, name)}" for name in ("labeled", "unlabeled", "max_words", "epochs",
-                                                                               "batch_size", "lr") if getattr(self, name) is not None]
-        parts = [Path(self.data).name] + [Path(part).name.replace(":", "-") for part in shown if part] + [f"seed{self.seed}"]
-        return Path("runs") / "-".join(parts)
+        trained = self.method != "teacher"
+        parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name, f"{self.method}{self.stages}" if self.method in ("mckd", "own") else self.method]
+        parts += [self.teacher] * (self.method != "sft") + [self.student] * trained
+        parts += [f"{name}{value}" for name in ("labeled", "unlabeled", "max_words", "epochs", "batch_size", "lr")
+                  if (value := getattr(self, name)) is not None]
+        return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{self.seed}"])
 
 
 # Settings that do not change what a run computes: a run may go on with others.
@@ -251,7 +251,7 @@ def open_run(settings):
         teacher = TunedTeacher(settings.teacher.removeprefix("tuned:"), task, data, settings.seed, device, settings.quiet)
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url)
-    folder = settings.folder()
+    folder = settings.folder(data.folder)
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     file = folder / "config.json"

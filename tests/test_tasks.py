@@ -134,6 +134,19 @@ def test_a_bracket_is_not_closed_over_the_words_of_the_one_just_closed():
     assert ")" not in state.choices()
 
 
+def test_no_more_brackets_open_at_once_than_in_the_labeled_examples():
+    from data.splits import Example
+    task = make_task({"task": "tree"})
+    task.learn([Example("a b c d", "( ( ( a b ) c ) d )"), Example("a b c", "( a ( b c ) )")])
+    assert task.most_at_once == 3
+    longest, chance = 0, random.Random(0)
+    for _ in range(200):
+        pieces = "".join(piece if piece in "()" else "w" for piece in walk(task.start(list("abcdefgh")), chance, 40))
+        longest = max(longest, max(map(len, pieces.replace(")", "w").split("w"))))
+    assert longest == 3
+    assert make_task(task.config()).most_at_once == 3
+
+
 @pytest.mark.parametrize("word", NASTY)
 def test_nasty_words_survive_a_tree(word):
     for sentence in (word, f"{word} b", f"a {word} {word} b"):
