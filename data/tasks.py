@@ -78,7 +78,7 @@ class TreeTask:
         """From the labeled examples: how many brackets open at once, at most. Without this bound a small LLM now and then
         opens brackets one after another until it may no more."""
         runs = [re.findall(r"(?:\( )+", " ".join(self.pieces(x.input, x.output))) for x in examples]
-        self.most_at_once = max(2, *(len(run) // 2 for found in runs for run in found))
+        self.most_at_once = max([2, *(len(run) // 2 for found in runs for run in found)])
 
     def pieces(self, input, output):
         words = split_words(input)
