@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 import metrics
 from data import grammar
-from data.splits import load_data, write_atomically, write_jsonl
+from data.splits import load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
 from data.trees import Tree, bare_spans, clean, read_penn, write_bare, write_penn
 
 SAMPLE = ROOT / "data" / "craft"
@@ -202,3 +202,16 @@ def test_no_derivation_gets_stuck_where_the_budget_is_tight(monkeypatch, budget)
     rng = random.Random(0)
     for _ in range(2000):
         grammar.generate(rng, held_out=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The LLM's pseudolabels of the sample
+
+def test_the_pseudolabels_are_about_the_sample_and_score_what_the_readme_says():
+    labels = {row.input: row.output for row in read_pseudolabels(SAMPLE / "pseudolabels.jsonl")}
+    readme = (SAMPLE / "README.md").read_text(encoding="utf-8")
+    splits = {name: read_jsonl(SAMPLE / f"{name}.jsonl") for name in ("unlabeled", "valid", "test")}
+    assert len(labels) == sum(map(len, splits.values()))
+    for name, split in splits.items():
+        found = metrics.score("tree", [x.output for x in split], [labels[x.input] for x in split], [x.input for x in split])
+        assert f"| {name} | {found['f1']:.1f} | {found['valid']:.0f}% |" in readme
