@@ -145,7 +145,7 @@ def test_the_class_of_the_verb_decides_where_a_phrase_attaches(trees, verbs, pre
             for _, left, right in objects:
                 attached += [False] * sum(label == "PP" and tree.words[first] == preposition
                                           for label, first, _ in children(tree, left, right))
-    assert len(attached) >= 20  # a pattern that is rarer than that could not be learned
+    assert len(attached) >= 15  # a pattern that is rarer than that could not be learned
     assert set(attached) == {to_verb}
 
 
