@@ -41,7 +41,7 @@ class Recipe:
 
 RECIPES = {
     # T5's embeddings start at standard deviation 1, its other weights far below: Adafactor's update is relative to each
-    # weight's scale, AdamW's is not, and from random weights that decides (chunk F1 85 against 34 on 1,500 ATIS examples).
+    # weight's scale, AdamW's is not (training loss after 310 steps on the sample's gold: 1.2 with Adafactor, 2.7 with AdamW 2e-3).
     "tiny": Recipe(epochs=20, lr=6e-2, batch_size=32, min_steps=300, optimizer="Adafactor"),
     "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),      # the paper's
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
