@@ -18,7 +18,6 @@ import platform
 import random
 import statistics
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from data.splits import Data, DataError, Example, load_data, read_pseudolabels, save_folder, write_atomically, write_jsonl
+from data.splits import Data, DataError, Example, load_data, read_pseudolabels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
@@ -358,9 +357,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DataError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from here")
+    run_command(main)

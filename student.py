@@ -23,7 +23,7 @@ from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTok
                           T5Config, T5ForConditionalGeneration, T5Tokenizer)
 
 from data.decoding import PackedDecoder, PieceEncoder, choose_greedily, fast_bf16, make_cursor
-from data.splits import DataError, write_atomically
+from data.splits import DataError, run_command, write_atomically
 from data.tasks import make_task
 from data.trees import split_words
 from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
@@ -367,9 +367,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DataError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, make_cursor
-from data.splits import DataError, load_data, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
@@ -401,9 +401,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DataError as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,18 @@ SPLITS = ("labeled", "unlabeled", "valid", "test")
 
 class DataError(ValueError):
     """One clear line: file, line number, what was expected."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a module's `main` as a command: a DataError is one line and exit code 2, an interruption one line and 130."""
+    try:
+        main()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept", file=sys.stderr)
+        sys.exit(130)
 
 
 class Example(NamedTuple):
