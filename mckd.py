@@ -39,6 +39,7 @@ def mckd(run, D_unlabeled, t, n, cross=True):
     """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
+    In the paper a student learns from pseudolabels only (`--gold 0`); here, from D_labeled too, see `Run.gold`.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
@@ -84,7 +85,7 @@ class Student:
             began = time.perf_counter()
             seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
             student = make_student(run.settings.student, run.task, run.vocabulary_inputs, run.settings.seed, run.device)
-            examples = [Example(x, self.y[x].output) for x in self.D]
+            examples = [Example(x, self.y[x].output) for x in self.D] + run.gold
             train(student, examples, run.recipe(student.kind), seed, f"{self.name}: training", run.settings.quiet,
                   lambda epoch: run.log({"event": "epoch", "student": self.name, **epoch}))
             found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
@@ -141,6 +142,7 @@ class Settings:
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
+    gold: int = field(default=4, metadata={"help": "times that a student's training data holds the labeled examples; 0: as the paper"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
@@ -181,6 +183,11 @@ class Run:
     @property
     def test_inputs(self):
         return list(dict.fromkeys(x.input for x in self.data.test))
+
+    @property
+    def gold(self):
+        """The labeled examples, as often as --gold says, which every student that learns pseudolabels gets as well."""
+        return [] if self.settings.method == "sft" else self.data.labeled * self.settings.gold
 
     @property
     def vocabulary_inputs(self):
@@ -345,7 +352,7 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):
+    for name, least in (("stages", 1), ("gold", 0), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):
         if getattr(settings, name) is not None and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     results = []

@@ -24,12 +24,13 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.decoding import PackedDecoder, PieceEncoder, make_cursor
+from data.decoding import Calibration, PackedDecoder, PieceEncoder, make_cursor
 from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
-DEMONSTRATIONS = 20
+DEMONSTRATIONS = 20     # gold examples in the prompt,
+CALIBRATIONS = 100      # and how many others, at most, correct the LLM's choices
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -120,14 +121,15 @@ class Teacher:
 
 
 class LLMTeacher(Teacher):
-    """A local LLM, few-shot prompted, greedy, constrained by the task."""
+    """A local LLM, few-shot prompted, greedy, constrained by the task, and calibrated on gold that the prompt does not show."""
 
-    def __init__(self, spec, task, demonstrations, device):
+    def __init__(self, spec, task, demonstrations, others, device):
         self.task, self.demonstrations = task, demonstrations
+        self.others = others if task.calibrated else []
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.device, self.decoder = spec, device, None
-        self.name = f"{spec}, {len(demonstrations)} demonstrations"
-        self.key = f"{spec}\n{task.config()}\n{self.prompt}"
+        self.name = f"{spec}, {len(demonstrations)} demonstrations, calibrated on {len(self.others)} more"
+        self.key = f"{spec}\n{task.config()}\n{self.prompt}\n{json.dumps(self.others)}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -138,26 +140,45 @@ class LLMTeacher(Teacher):
             start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
             prompt = start + self.tokenizer(self.prompt, add_special_tokens=False).input_ids
             self.decoder = PackedDecoder(self.model, prompt=prompt)
-        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size))
+            self.calibration = self.calibrate()
+        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size),
+                                        self.calibration)
+
+    def calibrate(self):
+        """The Calibration learnt from `others`; None where there are none."""
+        if not self.others:
+            return None
+        calibration, end = Calibration(self.task, self.encode), line_ends(self.tokenizer)
+        prompts = [self.tokenizer(question(self.task, x.input), add_special_tokens=False).input_ids for x in self.others]
+        kept = [i for i, prompt in enumerate(prompts) if has_room(self.decoder, prompt)]
+        cursors = [make_cursor(self.task, self.others[i].input, self.encode, end, None, None) for i in kept]
+        golds = {cursor: self.task.pieces(*self.others[i]) for i, cursor in zip(kept, cursors)}
+        calibration.learn(lambda adjust: list(self.decoder.run(cursors, [prompts[i] for i in kept], end, adjust)), golds)
+        return calibration
 
 
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
+def has_room(decoder, prompt):
+    """Whether an input of these tokens and its output, about twice as long, fit into what the model takes."""
+    limit = getattr(decoder.model.config, "max_position_embeddings", None) or 10 ** 9
+    return decoder.prompt_length + 4 * len(prompt) < limit
+
+
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary, adjust=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a `text` answer may use.
+    `vocabulary`: the token ids that a `text` answer may use. `adjust`: see choose_greedily.
     """
-    tokenizer, config = encode.tokenizer, decoder.model.config
-    limit = getattr(config, "max_position_embeddings", None) or 10 ** 9
+    tokenizer = encode.tokenizer
     end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
     prompts = [tokenizer(question(task, input), add_special_tokens=False).input_ids for input in inputs]
     order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
-    fits = [i for i in order if decoder.prompt_length + 4 * len(prompts[i]) < limit]        # a target is about 2 inputs long
+    fits = [i for i in order if has_room(decoder, prompts[i])]
     for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     cursors = [make_cursor(task, inputs[i], encode, end, 2 * len(prompts[i]) + 32, vocabulary) for i in fits]
-    for n in decoder.run(cursors, [prompts[i] for i in fits], end):
+    for n in decoder.run(cursors, [prompts[i] for i in fits], end, adjust):
         yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
 
 
@@ -319,7 +340,7 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
     if kind == "replay" and rest:
         return ReplayTeacher(rest, task)
     if kind in ("hf", "gguf") and rest:
-        return LLMTeacher(spec, task, demonstrations, device)
+        return LLMTeacher(spec, task, demonstrations, data.labeled[DEMONSTRATIONS:][:CALIBRATIONS], device)
     if kind == "openai" and rest:
         return APITeacher(rest, task, demonstrations, base_url)
     if kind == "noisy":

@@ -84,6 +84,11 @@ class Cursor:
         following = state.choices()
         return self.encode(following[0])[0] if following else -1
 
+    def token_of(self, piece):
+        """The token that leads on to `piece` here."""
+        ids = self.encode(piece)
+        return ids[self.depth] if len(ids) > self.depth else self._after(piece)
+
     def choose(self, token, logprob):
         """Take one of the options; `logprob` is its log-probability among them."""
         self.logprob += logprob
@@ -138,11 +143,11 @@ def make_cursor(task, input, encode, end, limit, vocabulary):
     return Cursor(task, input, encode)
 
 
-def choose_greedily(cursors, logits_of, end):
+def choose_greedily(cursors, logits_of, end, adjust=None):
     """Let every cursor take its likeliest option.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
-    rows of the output matrix are ever computed, not the whole vocabulary.
+    rows of the output matrix are ever computed, not the whole vocabulary. `adjust(cursors, options, logits)` may change them.
     """
     options = [cursor.options() for cursor in cursors]
     shared = options[0] if isinstance(cursors[0], FreeCursor) else None             # free text: one list for all
@@ -156,9 +161,83 @@ def choose_greedily(cursors, logits_of, end):
     logits = logits_of(ids).float().cpu()
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
+    if adjust:
+        logits = adjust(cursors, options, logits)
     logprobs, best = logits.log_softmax(-1).max(-1)
     for cursor, which, logprob, ids in zip(cursors, best.tolist(), logprobs.tolist(), options):
         cursor.choose(ids[which], logprob)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Calibration.
+
+class Calibration:
+    """What a few gold examples tell about a prompted LLM's choices: it opens brackets too readily in one place, closes
+    them too late in another, or leaves too many words without a tag. (After Zhao et al., *Calibrate Before Use*, ICML 2021;
+    here the correction depends on where in the output the choice is made.)
+
+    A logistic regression with the LLM's own logits: of an option's logit z comes scale * z + weights[option] @ context, where
+    `task.calibrated` names the options that have weights of their own and `state.context()` describes the place.
+    """
+
+    def __init__(self, task, encode):
+        self.encode = encode
+        self.kinds = {encode(piece)[0]: kind for kind, piece in enumerate(task.calibrated)}
+        self.scale, self.weights = 1.0, None
+
+    def features(self, cursors, options, width):
+        """(cursors, width, calibrated options * context): the context, in the place of its option; zero for other options."""
+        size = len(cursors[0].state.context())
+        found = torch.zeros(len(cursors), width, len(self.kinds) * size)
+        for n, cursor in enumerate(cursors):
+            context = torch.tensor(cursor.state.context())
+            for k, token in enumerate(options[n]):
+                if cursor.depth == 0 and token in self.kinds:
+                    found[n, k, self.kinds[token] * size:][:size] = context
+        return found
+
+    def __call__(self, cursors, options, logits):
+        if self.weights is None:
+            return logits
+        return self.scale * logits + self.features(cursors, options, logits.shape[1]) @ self.weights
+
+    def learn(self, decode, golds):
+        """Fit to gold. `golds`: each cursor's gold pieces; `decode(adjust)` must run these cursors to their ends."""
+        seen = []                                           # (logits, features, which option is gold), one for each choice
+        lost = set()                                        # cursors whose gold breaks the constraint: learn up to there
+
+        def follow_gold(cursors, options, logits):
+            features = self.features(cursors, options, logits.shape[1])
+            forced = logits.clone()
+            for n, cursor in enumerate(cursors):
+                gold = cursor.token_of(golds[cursor][len(cursor.pieces)]) if cursor not in lost else None
+                if gold not in options[n]:
+                    lost.add(cursor)
+                    continue
+                seen.append((logits[n], features[n], options[n].index(gold)))
+                forced[n, options[n].index(gold)] = 1e9
+            return forced
+
+        decode(follow_gold)
+        if not seen:
+            return
+        most = max(len(logits) for logits, _, _ in seen)
+        logits = torch.stack([torch.nn.functional.pad(z, (0, most - len(z)), value=-1e9) for z, _, _ in seen]).clamp(min=-1e9)
+        features = torch.stack([torch.nn.functional.pad(x, (0, 0, 0, most - len(x))) for _, x, _ in seen])
+        gold = torch.tensor([g for _, _, g in seen])
+        scale = torch.ones(1, requires_grad=True)
+        weights = torch.zeros(features.shape[-1], requires_grad=True)
+        optimizer = torch.optim.LBFGS([scale, weights], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss():
+            optimizer.zero_grad()
+            found = torch.nn.functional.cross_entropy(scale * logits + features @ weights, gold, reduction="sum")
+            found = found + weights.square().sum() / 8      # few examples: a prior of standard deviation 2
+            found.backward()
+            return found
+
+        optimizer.step(loss)
+        self.scale, self.weights = scale.item(), weights.detach()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -237,6 +316,7 @@ class PackedDecoder:
         weight = self.model.get_output_embeddings().weight
         cap = getattr(self.model.config, "final_logit_softcapping", None)
 
+        @torch.no_grad()
         def logits(ids):
             ids = ids.to(weight.device)
             if len(ids) > 1 and ids.stride(0) == 0:                 # the same candidates for all: one matrix product
@@ -246,10 +326,10 @@ class PackedDecoder:
             return torch.tanh(found / cap) * cap if cap else found
         return logits
 
-    def run(self, cursors, prompts, end, admit=256):
+    def run(self, cursors, prompts, end, adjust=None, admit=256):
         """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
-        `admit` bounds the prompt tokens that one pass takes in, and so its memory.
+        `adjust`: see choose_greedily. `admit` bounds the prompt tokens that one pass takes in, and so its memory.
         """
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
@@ -270,7 +350,7 @@ class PackedDecoder:
                 last.append(len(tokens) - 1)
                 length[row] += len(new)
             hidden = self.feed(rows, positions, tokens)[last]
-            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end)
+            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end, adjust)
             for row in [row for row, index in active.items() if cursors[index].done]:
                 yield active.pop(row)
 

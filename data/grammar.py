@@ -454,10 +454,10 @@ def generate(rng: random.Random, held_out: bool = False) -> Tree:
 
 def sample(seed: int = 0) -> dict[str, list[dict[str, str]]]:
     """The rows of every split, no sentence twice, the same ones for the same seed."""
-    rng = random.Random(seed)
     splits: dict[str, list] = {}
     seen = set()
     for split, size in SIZES.items():
+        rng = random.Random(f"{split} {seed}")
         rows = splits[split] = []
         while len(rows) < size:
             tree = generate(rng, held_out=split == "test")
