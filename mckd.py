@@ -39,15 +39,15 @@ def mckd(run, D_unlabeled, t, n, cross=True):
     """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
-    In the paper a student learns from pseudolabels only (`--gold 0`); here, from D_labeled too, see `Run.gold`.
+    The paper's students learn from pseudolabels alone, which is `--gold 0`; see `Run.gold`.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
     run.save_pseudolabels(0, y)
 
     for i in range(1, n):                                           # intermediate stages: a new pair of students each
-        s_A = Student(run, i, "A", D_A, y)                          # trained on (A, ŷ_{i-1})
-        s_B = Student(run, i, "B", D_B, y)                          # trained on (B, ŷ_{i-1})
+        s_A = Student(run, i, "A", D_A, y)                          # trained on (A, ŷ_{i-1}), and on D_labeled
+        s_B = Student(run, i, "B", D_B, y)                          # trained on (B, ŷ_{i-1}), and on D_labeled
         if cross:
             y = s_A.label(D_B) | s_B.label(D_A)                     # ŷ_i: each labels what it has not seen
         else:
@@ -67,7 +67,7 @@ def partition(inputs, seed):
 
 
 class Student:
-    """A student of this run, trained from a fresh initialisation on D and its labels y.
+    """A student of this run, trained from a fresh initialisation on D with its labels y, and on the run's gold.
 
     It is trained when its labels are first asked for. They are kept in the run's folder, together with its labels of the
     test split, so a run that goes on after an interruption does not train it again.
@@ -112,9 +112,11 @@ class Teacher:
 
     def label(self, inputs):
         cache = cache_file(self.teacher, self.run.folder.parent)
+        known = cache.stat().st_size if cache.exists() else 0
         began = time.perf_counter()
         labels = label_with_cache(self.teacher, inputs, cache, self.run.settings.quiet)
-        self.run.log({"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
+        if cache.stat().st_size > known:                                # else nothing was asked
+            self.run.log({"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
         return dict(zip(inputs, labels))
 
     def test_scores(self):
@@ -159,15 +161,16 @@ class Settings:
         if self.out:
             return Path(self.out)
         trained = self.method != "teacher"
-        parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name, f"{self.method}{self.stages}" if self.method in ("mckd", "own") else self.method]
+        parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
+        parts += [f"{self.method}{self.stages}" if self.method in ("mckd", "own") else self.method]
         parts += [self.teacher] * (self.method != "sft") + [self.student] * trained
-        parts += [f"{name}{value}" for name in ("labeled", "unlabeled", "max_words", "epochs", "batch_size", "lr")
-                  if (value := getattr(self, name)) is not None]
+        parts += [f"{name}{value}" for name in ("labeled", "gold", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+                  if (value := getattr(self, name)) != getattr(Settings, name)]
         return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{self.seed}"])
 
 
 # Settings that do not change what a run computes: a run may go on with others.
-FREE = ("out", "quiet", "device", "base_url")
+FREE = ("out", "quiet", "device")
 
 
 @dataclass
@@ -186,8 +189,11 @@ class Run:
 
     @property
     def gold(self):
-        """The labeled examples, as often as --gold says, which every student that learns pseudolabels gets as well."""
-        return [] if self.settings.method == "sft" else self.data.labeled * self.settings.gold
+        """The labeled examples, as often as --gold says, for every student that learns pseudolabels. One that also stands in
+        the unlabeled split is left out: a student must not have seen what it labels."""
+        unlabeled = {x.input for x in self.data.unlabeled}
+        times = 0 if self.settings.method == "sft" else self.settings.gold
+        return [x for x in self.data.labeled if x.input not in unlabeled] * times
 
     @property
     def vocabulary_inputs(self):
@@ -355,6 +361,8 @@ def main():
     for name, least in (("stages", 1), ("gold", 0), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):
         if getattr(settings, name) is not None and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
+    if settings.lr is not None and not 0 < settings.lr < float("inf"):
+        raise DataError(f"--lr: expected more than 0, found {settings.lr}")
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

@@ -59,7 +59,7 @@ def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
     """
     torch.manual_seed(seed)
     if spec == "tiny":
-        tokenizer = train_tokenizer(inputs, task.symbols)
+        tokenizer = train_tokenizer([" ".join(task.copied(input)) for input in inputs], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if spec.startswith("gguf:"):
         return CausalStudent(*load_causal_lm(spec), task, device)
@@ -180,7 +180,8 @@ class Seq2SeqStudent:
         self.start = self.pad if start is None else start
 
     def encode_input(self, input):
-        return self.encode.all(split_words(input))[:self.limit - 1] + self.end
+        words = self.task.copied(input) if self.kind == "tiny" else split_words(input)
+        return self.encode.all(words)[:self.limit - 1] + self.end
 
     def encode_example(self, input, output):
         return self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.limit - 1] + self.end
@@ -194,16 +195,17 @@ class Seq2SeqStudent:
             return self.model(input_ids=sources, attention_mask=mask, labels=targets).loss
         read = self.model.get_encoder()(input_ids=sources, attention_mask=mask)
         shifted = self.model.prepare_decoder_input_ids_from_labels(targets)
-        fed = self.decoder_inputs(shifted, read.last_hidden_state, self.is_word(shifted).cumsum(1))
+        fed = self.decoder_inputs(shifted, self.is_word(shifted).cumsum(1), read.last_hidden_state, mask)
         logits = self.model(encoder_outputs=read, attention_mask=mask, **fed).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
     def is_word(self, tokens):
-        """Which tokens of a target are copied from the input: all but brackets, tags, and the start."""
+        """Which tokens of a target are copied from the input: all but brackets, tags, the start and padding."""
         return ~torch.isin(tokens, torch.tensor(self.symbols + [self.pad], device=self.device))
 
-    def decoder_inputs(self, tokens, read, copied):
-        """What the decoder is fed: (batch, length) `tokens`, of which `copied` words' tokens are written so far.
+    def decoder_inputs(self, tokens, copied, read, mask):
+        """What the decoder is fed: (batch, length) `tokens`. `copied`: how many of the input's tokens are written by then;
+        `read`, `mask`: the encoder's states and which of them are real.
 
         A pretrained model gets the tokens. `tiny` would need far more data than the pool to find out where in the input it
         is, so it is told: hard monotonic attention (Aharoni and Goldberg, ACL 2017) adds the encoder's state of the input
@@ -212,7 +214,7 @@ class Seq2SeqStudent:
         """
         if not self.symbols:
             return {"decoder_input_ids": tokens}
-        following = copied.clamp(max=read.shape[1] - 1)[..., None].expand(-1, -1, read.shape[2])
+        following = copied.minimum(mask.sum(1, keepdim=True) - 1)[..., None].expand(-1, -1, read.shape[2])
         return {"decoder_inputs_embeds": self.model.get_input_embeddings()(tokens) + read.gather(1, following)}
 
     @torch.inference_mode()
@@ -241,7 +243,7 @@ class Seq2SeqStudent:
                     copied += self.is_word(tokens)
                     logits = self.model(
                         encoder_outputs=read, attention_mask=mask, past_key_values=cache, use_cache=True,
-                        **self.decoder_inputs(tokens, read.last_hidden_state, copied)).logits[:, -1]
+                        **self.decoder_inputs(tokens, copied, read.last_hidden_state, mask)).logits[:, -1]
                     asked = [n for n, i in enumerate(rows) if not cursors[i].queue and not cursors[i].done]
                     if asked:
                         some = logits[asked]
@@ -271,6 +273,7 @@ class CausalStudent:
         self.encode = PieceEncoder(tokenizer)
         self.end = line_ends(tokenizer)
         self.begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        self.limit = getattr(model.config, "max_position_embeddings", None) or 10 ** 9
         self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False
@@ -279,7 +282,8 @@ class CausalStudent:
         source = self.tokenizer(question(self.task, input), add_special_tokens=False).input_ids
         target = self.encode.all(self.task.pieces(input, output)) + [min(self.end)]
         self.vocabulary.update(target)
-        return self.begin + source, target
+        source = (self.begin + source)[:self.limit - 1]
+        return source, target[:self.limit - len(source)]
 
     def loss(self, batch):
         rows = [source + target for source, target in batch]
@@ -311,7 +315,7 @@ class TunedTeacher(Teacher):
         self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
         self.quiet = quiet
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
-        self.key = json.dumps(["tuned", spec, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
+        self.key = json.dumps(["tuned", spec, {kind: vars(recipe) for kind, recipe in RECIPES.items()}, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
 
     def label(self, inputs):
         if self.student is None:

@@ -2,7 +2,7 @@
 
     python teacher.py --data data/craft --teacher gguf:model.gguf --split unlabeled --out labels.jsonl
 
-Four parts, top to bottom: the prompt; a local LLM that decodes under the task's constraint; the other teachers (an API, a
+Four parts, top to bottom: the prompt; a local LLM, calibrated, that decodes under the task's constraint; the other teachers (an API, a
 replay of labels made before, noise added to gold); and the cache, to which labels are appended as they come.
 """
 import argparse
@@ -24,7 +24,7 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.decoding import Calibration, PackedDecoder, PieceEncoder, make_cursor
+from data.decoding import Calibration, Cursor, PackedDecoder, PieceEncoder, make_cursor
 from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
@@ -124,11 +124,10 @@ class LLMTeacher(Teacher):
     """A local LLM, few-shot prompted, greedy, constrained by the task, and calibrated on gold that the prompt does not show."""
 
     def __init__(self, spec, task, demonstrations, others, device):
-        self.task, self.demonstrations = task, demonstrations
-        self.others = others if task.calibrated else []
+        self.task, self.others = task, others if task.calibrated else []
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.device, self.decoder = spec, device, None
-        self.name = f"{spec}, {len(demonstrations)} demonstrations, calibrated on {len(self.others)} more"
+        self.name = f"{spec}, {len(demonstrations)} demonstrations" + f", calibrated on {len(self.others)} more" * bool(self.others)
         self.key = f"{spec}\n{task.config()}\n{self.prompt}\n{json.dumps(self.others)}"
 
     def label(self, inputs):
@@ -148,12 +147,14 @@ class LLMTeacher(Teacher):
         """The Calibration learnt from `others`; None where there are none."""
         if not self.others:
             return None
-        calibration, end = Calibration(self.task, self.encode), line_ends(self.tokenizer)
-        prompts = [self.tokenizer(question(self.task, x.input), add_special_tokens=False).input_ids for x in self.others]
-        kept = [i for i, prompt in enumerate(prompts) if has_room(self.decoder, prompt)]
-        cursors = [make_cursor(self.task, self.others[i].input, self.encode, end, None, None) for i in kept]
-        golds = {cursor: self.task.pieces(*self.others[i]) for i, cursor in zip(kept, cursors)}
-        calibration.learn(lambda adjust: list(self.decoder.run(cursors, [prompts[i] for i in kept], end, adjust)), golds)
+        calibration, end = Calibration(self.task), line_ends(self.tokenizer)
+        prompts, golds = [], {}
+        for x in self.others:
+            prompt = self.tokenizer(question(self.task, x.input), add_special_tokens=False).input_ids
+            if has_room(self.decoder, prompt):
+                prompts.append(prompt)
+                golds[Cursor(self.task, x.input, self.encode)] = self.task.pieces(x.input, x.output)
+        calibration.learn(lambda adjust: list(self.decoder.run(list(golds), prompts, end, adjust)), golds)
         return calibration
 
 
@@ -223,7 +224,7 @@ class NoisyTeacher(Teacher):
     def __init__(self, rate, task, gold, seed):
         self.rate, self.task, self.gold, self.seed = rate, task, gold, seed
         self.name = f"noisy:{rate:g} (gold with noise, no LLM)"
-        self.key = f"noisy:{rate}:{seed}:{hashlib.sha256(json.dumps(sorted(gold.items())).encode()).hexdigest()}"
+        self.key = f"noisy:{rate}:{seed}:{task.config()}:{hashlib.sha256(json.dumps(sorted(gold.items())).encode()).hexdigest()}"
 
     def can_label(self, inputs):
         return all(input in self.gold for input in inputs)
@@ -288,19 +289,29 @@ class APITeacher(Teacher):
     def label(self, inputs):
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
             asked = {pool.submit(self._ask, input): i for i, input in enumerate(inputs)}
+            failure = None
             try:
                 for answered in concurrent.futures.as_completed(asked):
                     i = asked[answered]
+                    if answered.cancelled():
+                        continue
                     try:
                         output = self.task.read(inputs[i], answered.result())
-                    except ValueError as error:
-                        if isinstance(error, DataError):
-                            raise
+                    except DataError as error:              # nothing new is asked; answers that are on their way are taken
+                        failure = failure or error
+                        for future in asked:
+                            future.cancel()
+                        continue
+                    except ValueError:
                         self.refused += 1
                         output = self.task.fallback(inputs[i])
                     yield i, Label(inputs[i], output)
             finally:
                 pool.shutdown(cancel_futures=True)
+            if self.refused:
+                print(f"{self.refused} answers were refused, they get the fallback label", file=sys.stderr)
+            if failure:
+                raise failure
 
     def _ask(self, input):
         message = f"{self.prompt}{question(self.task, input)}"
@@ -328,7 +339,7 @@ class APITeacher(Teacher):
 
 
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None):
-    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations."""
+    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations, and what a calibration learns from."""
     kind, _, rest = spec.partition(":")
     demonstrations = data.labeled[:DEMONSTRATIONS]
     if spec == "auto":
@@ -342,6 +353,8 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
     if kind in ("hf", "gguf") and rest:
         return LLMTeacher(spec, task, demonstrations, data.labeled[DEMONSTRATIONS:][:CALIBRATIONS], device)
     if kind == "openai" and rest:
+        if base_url and not base_url.startswith(("http://", "https://")):
+            raise DataError(f"--base-url {base_url}: expected http://… or https://…")
         return APITeacher(rest, task, demonstrations, base_url)
     if kind == "noisy":
         try:

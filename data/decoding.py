@@ -2,7 +2,7 @@
 
 A task speaks of pieces (words, brackets, tags); a model speaks of tokens. A Cursor stands between them: it knows which
 tokens may come next in one output, takes what is forced without asking the model, and asks only where there is a choice.
-Cursors serve every model. A PackedDecoder drives many of them with a causal LM; student.py drives an encoder-decoder.
+Cursors serve every model. A Calibration corrects a prompted LLM's choices. A PackedDecoder drives many of them with a causal LM; student.py drives an encoder-decoder.
 """
 import copy
 import ctypes
@@ -159,10 +159,10 @@ def choose_greedily(cursors, logits_of, end, adjust=None):
         ids = torch.tensor([[min(end) if i < 0 else i for i in x] + [0] * (width - len(x)) for x in options])
         real = torch.arange(width) < torch.tensor([len(x) for x in options])[:, None]
     logits = logits_of(ids).float().cpu()
-    if real is not None:
-        logits = logits.masked_fill(~real, -torch.inf)
     if adjust:
         logits = adjust(cursors, options, logits)
+    if real is not None:
+        logits = logits.masked_fill(~real, -torch.inf)
     logprobs, best = logits.log_softmax(-1).max(-1)
     for cursor, which, logprob, ids in zip(cursors, best.tolist(), logprobs.tolist(), options):
         cursor.choose(ids[which], logprob)
@@ -180,20 +180,22 @@ class Calibration:
     `task.calibrated` names the options that have weights of their own and `state.context()` describes the place.
     """
 
-    def __init__(self, task, encode):
-        self.encode = encode
-        self.kinds = {encode(piece)[0]: kind for kind, piece in enumerate(task.calibrated)}
+    def __init__(self, task):
+        self.pieces = task.calibrated
         self.scale, self.weights = 1.0, None
 
     def features(self, cursors, options, width):
         """(cursors, width, calibrated options * context): the context, in the place of its option; zero for other options."""
         size = len(cursors[0].state.context())
-        found = torch.zeros(len(cursors), width, len(self.kinds) * size)
+        found = torch.zeros(len(cursors), width, len(self.pieces) * size)
         for n, cursor in enumerate(cursors):
-            context = torch.tensor(cursor.state.context())
-            for k, token in enumerate(options[n]):
-                if cursor.depth == 0 and token in self.kinds:
-                    found[n, k, self.kinds[token] * size:][:size] = context
+            leads_to = {}                                       # token -> the pieces that it leads on to
+            for piece, _ in cursor.live:
+                leads_to.setdefault(cursor.token_of(piece), []).append(piece)
+            for kind, piece in enumerate(self.pieces):
+                for token, pieces in leads_to.items():
+                    if pieces == [piece]:
+                        found[n, options[n].index(token), kind * size:][:size] = torch.tensor(cursor.state.context())
         return found
 
     def __call__(self, cursors, options, logits):
@@ -210,19 +212,20 @@ class Calibration:
             features = self.features(cursors, options, logits.shape[1])
             forced = logits.clone()
             for n, cursor in enumerate(cursors):
-                gold = cursor.token_of(golds[cursor][len(cursor.pieces)]) if cursor not in lost else None
-                if gold not in options[n]:
+                piece = None if cursor in lost else golds[cursor][len(cursor.pieces)]
+                if piece not in [live for live, _ in cursor.live]:
                     lost.add(cursor)
                     continue
-                seen.append((logits[n], features[n], options[n].index(gold)))
-                forced[n, options[n].index(gold)] = 1e9
+                gold, k = options[n].index(cursor.token_of(piece)), len(options[n])
+                seen.append((logits[n, :k], features[n, :k], gold))
+                forced[n, gold] = 1e9
             return forced
 
         decode(follow_gold)
         if not seen:
             return
         most = max(len(logits) for logits, _, _ in seen)
-        logits = torch.stack([torch.nn.functional.pad(z, (0, most - len(z)), value=-1e9) for z, _, _ in seen]).clamp(min=-1e9)
+        logits = torch.stack([torch.nn.functional.pad(z, (0, most - len(z)), value=-1e9) for z, _, _ in seen])
         features = torch.stack([torch.nn.functional.pad(x, (0, 0, 0, most - len(x))) for _, x, _ in seen])
         gold = torch.tensor([g for _, _, g in seen])
         scale = torch.ones(1, requires_grad=True)
@@ -237,7 +240,7 @@ class Calibration:
             return found
 
         optimizer.step(loss)
-        self.scale, self.weights = scale.item(), weights.detach()
+        self.scale, self.weights = max(0.0, scale.item()), weights.detach()
 
 
 # ----------------------------------------------------------------------------------------------------

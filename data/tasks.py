@@ -7,6 +7,8 @@ What a task knows about its outputs:
     symbols                 the pieces that are no words: brackets, tags
     calibrated              the pieces whose choice a few gold examples can correct: see Calibration in decoding.py
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
+                            and, by its context(), where in the output that is
+    copied(input)           the input's words as they stand in an output: a bracket among them is escaped
     read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
@@ -92,6 +94,9 @@ class TreeTask:
     def pieces(self, input, output):
         words = split_words(input)
         return write_bare(words, bare_spans(read_tree(output, words))).split(" ")
+
+    def copied(self, input):
+        return [escape(word) for word in split_words(input)]
 
     def start(self, words):
         return TreeState(words, self.most_at_once)
@@ -180,6 +185,9 @@ class SlotTask:
     def pieces(self, input, output):
         return [x for pair in zip(split_words(input), self.read_tags(input, output)) for x in pair]
 
+    def copied(self, input):
+        return split_words(input)
+
     def start(self, words):
         return SlotState(words, self.tags)
 
@@ -221,6 +229,9 @@ class TextTask:
 
     def pieces(self, input, output):
         return [" ".join(split_words(output))]
+
+    def copied(self, input):
+        return split_words(input)
 
     def start(self, words):
         return None

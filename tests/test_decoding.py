@@ -383,7 +383,7 @@ def trees_and_cursors(task, encode, seed, n):
 @pytest.mark.parametrize("wrong", ["(", ")"])
 def test_calibration_takes_a_leaning_back(bpe_tokenizer, wrong):
     task, encode = make_task({"task": "tree"}), PieceEncoder(bpe_tokenizer)
-    calibration = Calibration(task, encode)
+    calibration = Calibration(task)
     cursors, golds = trees_and_cursors(task, encode, 0, 60)
     calibration.learn(lambda adjust: biased(cursors, golds, encode, wrong, adjust, random.Random(1)), golds)
     right = {}
@@ -398,7 +398,7 @@ def test_calibration_learns_nothing_from_nothing_and_stops_where_gold_breaks_the
     encode = PieceEncoder(bpe_tokenizer)
     slots = make_task({"task": "slots", "tags": ["O", "B-fare", "B-fare_code", "I-fare"]})
     for tags, learnt in (("O I-fare O", True), ("B-fare I-fare O", True), (None, False)):
-        calibration = Calibration(slots, encode)
+        calibration = Calibration(slots)
         cursors = [Cursor(slots, "list the fares", encode)] if tags else []
         golds = {cursor: slots.pieces("list the fares", tags) for cursor in cursors}
         calibration.learn(lambda adjust: biased(cursors, golds, encode, "O", adjust, random.Random(0)), golds)

@@ -147,7 +147,7 @@ def spy_on(here, monkeypatch, *arguments, out="run", **more):
     if not (here / "data").exists():
         make_folder(here / "data")
     spy = Spy(monkeypatch, **more)
-    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", out, *arguments)
+    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", out, "--gold", 0, *arguments)
     return spy.students
 
 
@@ -189,6 +189,15 @@ def test_students_label_what_they_have_not_seen_and_with_own_exactly_what_they_h
         assert set(test) <= set(student.labelled)
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_every_student_learns_from_the_labeled_examples_too_as_often_as_asked(times, here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3, "--gold", times)
+    labeled = read_jsonl("data/labeled.jsonl")
+    for student in students:
+        assert [x for x in student.examples if not x.output.startswith("by ")] == labeled * times
+    assert [len(student.examples) for student in students] == [6 + 6 * times] * 4 + [12 + 6 * times]
+
+
 def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
     students = spy_on(here, monkeypatch, "--stages", 3)
     seeds = [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in students]
@@ -221,7 +230,7 @@ def test_gold_of_the_unlabeled_valid_and_test_splits_never_reaches_a_student(her
     make_folder(here / "data")
     for split in ("unlabeled", "valid", "test"):
         write_jsonl(here / f"data/{split}.jsonl", [Example(x, "POISON") for x in inputs_of("data", split)])
-    for number, arguments in enumerate((["--stages", 3], ["--method", "own", "--stages", 2], ["--method", "sft"])):
+    for number, arguments in enumerate((["--stages", 3, "--gold", 2], ["--method", "own", "--stages", 2], ["--method", "sft"])):
         for student in spy_on(here, monkeypatch, *arguments, out=f"run{number}"):
             assert student.examples and "POISON" not in repr((student.examples, student.made_with, student.trained_with[0][:3]))
 
@@ -237,7 +246,7 @@ def test_gold_of_the_unlabeled_split_never_reaches_a_tuned_teacher(here, monkeyp
     monkeypatch.setattr(student_module, "make_student", lambda *made_with: Tuned(kind="tiny", made_with=made_with))
     monkeypatch.setattr(student_module, "train", lambda student, examples, *_, **__: trained.append((student, list(examples))))
     spy = Spy(monkeypatch)
-    run(monkeypatch, "--data", "data", "--teacher", "tuned:tiny", "--out", "run", "--stages", 2)
+    run(monkeypatch, "--data", "data", "--teacher", "tuned:tiny", "--out", "run", "--stages", 2, "--gold", 0)
     (student, examples), = trained
     assert [x.input for x in examples] == inputs_of("data", "labeled") and "POISON" not in repr((student, examples))
     assert {x.output for x in spy.students[0].examples} == {"by tuned"}

@@ -23,6 +23,7 @@ TEXT = make_task({"task": "text"})
 TASKS = {"tree": TREE, "slots": SLOTS, "text": TEXT}
 PLAIN = "the cat sat on a mat with two old dogs .".split()
 INPUTS = [random_sentence(random.Random(n), 2 + n % 9, PLAIN) for n in range(30)]
+BRACKETED = ["the cat ( two old dogs ) sat on a mat .", "( the ) ( cat )", "a mat ( old"]      # brackets as words
 
 
 def gold(task, input, chance):
@@ -143,7 +144,7 @@ def test_label_does_not_depend_on_what_stands_beside_it(kind, fp32):
     """Padding, the batch, and finished sentences that leave it change nothing."""
     fresh, task = make_student("tiny", TASKS[kind], INPUTS), TASKS[kind]
     train(fresh, examples(task), brief("tiny"), quiet=True)
-    inputs = INPUTS[:12]
+    inputs = INPUTS[:12] + BRACKETED
     together = dict(fresh.label_each(inputs))
     assert [together[i] for i in range(len(inputs))] == label(fresh, inputs, quiet=True)
     for batch_size in (1, 4):
@@ -285,6 +286,38 @@ def test_labels_are_the_best_allowed_token_at_every_choice(model, kind, request,
                     logits = made.model(input_ids=source, decoder_input_ids=torch.tensor([[0, *written]]), use_cache=False).logits[0, -1]
                 return max(options, key=lambda token: logits[token if token >= 0 else end].item())
             assert decode(task, x.input, made.encode, best)[0].result()[0] == x.output
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_tiny_is_told_which_word_comes_next(kind, fp32):
+    """The same decoding in the plainest way: to every token fed, the encoder's state of the next word's is added."""
+    task = TASKS[kind]
+    made = make_student("tiny", task, INPUTS + BRACKETED)
+    train(made, examples(task, INPUTS + BRACKETED), brief("tiny", steps=20), quiet=True)
+    words = {token for input in INPUTS + BRACKETED for token in made.encode_input(input)[:-1]}
+    for x in label(made, INPUTS[:5] + BRACKETED, quiet=True):
+        source = made.encode_input(x.input)
+
+        def best(options, written):
+            with torch.inference_mode():
+                read = made.model.get_encoder()(input_ids=torch.tensor([source])).last_hidden_state
+                fed, copied = [], 0
+                for token in [0, *written]:
+                    copied += token in words
+                    assert copied == 0 or token not in words or source[copied - 1] == token
+                    fed.append(made.model.get_input_embeddings().weight[token] + read[0, copied])
+                logits = made.model(encoder_outputs=(read,), decoder_inputs_embeds=torch.stack(fed)[None], use_cache=False).logits[0, -1]
+            return max(options, key=lambda token: logits[token if token >= 0 else made.end[0]].item())
+        assert decode(task, x.input, made.encode, best)[0].result()[0] == x.output
+
+
+def test_tiny_learns_as_it_labels(fp32):
+    """The loss of a batch is the mean of what the examples lose one by one: padding changes nothing."""
+    made = make_student("tiny", TREE, INPUTS + BRACKETED)
+    batch = [made.encode_example(*x) for x in examples(TREE, INPUTS[:4] + BRACKETED)]
+    with torch.no_grad():
+        alone = sum(made.loss([one]).item() * len(one[1]) for one in batch) / sum(len(target) for _, target in batch)
+        assert made.loss(batch).item() == pytest.approx(alone, rel=1e-4)
 
 
 def test_causal_student_fits_one_example_and_its_embeddings_stay(causal_folder):

@@ -8,6 +8,7 @@ import runpy
 import socketserver
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -333,6 +334,15 @@ def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
     assert all(x.input not in made.prompt for x in data.unlabeled + data.test)
 
 
+def test_calibration_learns_from_labeled_examples_that_the_prompt_does_not_show(tmp_path):
+    data = make_data(tmp_path / "data", n_labeled=30)
+    made = make_teacher("hf:any", TREE, data)
+    assert made.others == data.labeled[teacher.DEMONSTRATIONS:] and "calibrated on 10" in made.name
+    fewer = make_teacher("hf:any", TREE, replace(data, labeled=data.labeled[:25]))
+    assert fewer.prompt == made.prompt and fewer.key != made.key
+    assert "calibrated" not in make_teacher("hf:any", TREE, replace(data, labeled=data.labeled[:20])).name
+
+
 def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):
     chance = random.Random(1)
     inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
@@ -460,14 +470,15 @@ def test_api_is_asked_again_after_trouble_that_may_pass(server, naps, trouble):
     assert len(server.seen) == 3 and len(naps) == 2 and min(naps) > 0 and made.refused == 0
 
 
-def test_api_gives_up_in_one_line_and_keeps_what_it_has(server, naps, tmp_path):
+@pytest.mark.parametrize("at", ["word 1", "word 4"])
+def test_api_gives_up_in_one_line_and_keeps_what_it_has(at, server, naps, tmp_path):
     inputs = [f"word {i}" for i in range(6)]
     cache = tmp_path / "cache.jsonl"
     broken = api(server, at_once=1, tries=3)
     real_answer = server.answer
 
     def answer(asked):
-        if asked == "word 4":
+        if asked == at:
             server.script = [(500, "")] * 10
         return real_answer(asked)
     server.answer = answer
