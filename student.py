@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, EncoderDecoderCache,
                           T5Config, T5ForConditionalGeneration, T5Tokenizer)
 
-from data.decoding import PackedDecoder, PieceEncoder, choose_greedily, fast_bf16, make_cursor
+from data.decoding import PackedDecoder, PieceEncoder, choose_greedily, context_length, fast_bf16, make_cursor
 from data.splits import DataError, run_command, write_atomically
 from data.tasks import make_task
 from data.trees import split_words
@@ -174,8 +174,9 @@ class Seq2SeqStudent:
         self.encode = PieceEncoder(tokenizer)
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
-        self.limit = getattr(model.config, "max_position_embeddings", None) or 10 ** 9      # T5's positions are relative: none
+        self.limit = context_length(model)
         self.symbols = [self.encode(symbol)[0] for symbol in task.symbols] if kind == "tiny" else []
+        self.no_words = torch.tensor(self.symbols + [self.pad], device=device)
         start = model.config.decoder_start_token_id
         self.start = self.pad if start is None else start
 
@@ -201,7 +202,7 @@ class Seq2SeqStudent:
 
     def is_word(self, tokens):
         """Which tokens of a target are copied from the input: all but brackets, tags, the start and padding."""
-        return ~torch.isin(tokens, torch.tensor(self.symbols + [self.pad], device=self.device))
+        return ~torch.isin(tokens, self.no_words)
 
     def decoder_inputs(self, tokens, copied, read, mask):
         """What the decoder is fed: (batch, length) `tokens`. `copied`: how many of the input's tokens are written by then;
@@ -273,7 +274,7 @@ class CausalStudent:
         self.encode = PieceEncoder(tokenizer)
         self.end = line_ends(tokenizer)
         self.begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        self.limit = getattr(model.config, "max_position_embeddings", None) or 10 ** 9
+        self.limit = context_length(model)
         self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False

@@ -24,7 +24,7 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.decoding import Calibration, Cursor, PackedDecoder, PieceEncoder, make_cursor
+from data.decoding import Calibration, Cursor, PackedDecoder, PieceEncoder, context_length, make_cursor
 from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
@@ -160,8 +160,7 @@ class LLMTeacher(Teacher):
 
 def has_room(decoder, prompt):
     """Whether an input of these tokens and its output, about twice as long, fit into what the model takes."""
-    limit = getattr(decoder.model.config, "max_position_embeddings", None) or 10 ** 9
-    return decoder.prompt_length + 4 * len(prompt) < limit
+    return decoder.prompt_length + 4 * len(prompt) < context_length(decoder.model)
 
 
 def label_with_causal_lm(decoder, task, inputs, encode, vocabulary, adjust=None):
@@ -408,7 +407,7 @@ def main():
     parser.add_argument("--teacher", required=True, help="replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
     parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")
     parser.add_argument("--out", required=True, help="the file of pseudolabels to write")
-    parser.add_argument("--labeled", type=int, help="gold examples that the prompt may draw on (50)")
+    parser.add_argument("--labeled", type=int, help="gold examples for the prompt and the calibration (50)")
     parser.add_argument("--unlabeled", type=int, help="label only the first N of the unlabeled split (all)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seed", type=int, default=0)

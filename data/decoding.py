@@ -2,7 +2,8 @@
 
 A task speaks of pieces (words, brackets, tags); a model speaks of tokens. A Cursor stands between them: it knows which
 tokens may come next in one output, takes what is forced without asking the model, and asks only where there is a choice.
-Cursors serve every model. A Calibration corrects a prompted LLM's choices. A PackedDecoder drives many of them with a causal LM; student.py drives an encoder-decoder.
+Cursors serve every model: a PackedDecoder drives many of them with a causal LM, student.py with an encoder-decoder. A
+Calibration corrects a prompted LLM's choices.
 """
 import copy
 import ctypes
@@ -35,6 +36,11 @@ class PieceEncoder:
 
     def all(self, pieces):
         return [token for piece in pieces for token in self(piece)]
+
+
+def context_length(model):
+    """How many tokens the model takes; practically no limit where its config names none, as T5's."""
+    return getattr(model.config, "max_position_embeddings", None) or 10 ** 9
 
 
 class Cursor:

@@ -97,8 +97,8 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
     """Read the splits in `folder`, or in `folder`/real, where prepare.py puts the real corpus beside the bundled sample.
 
     `max_words` filters every split first. `labeled` and `unlabeled` then take the first so many; the files are in random
-    order already. By default that is the paper's 50 labeled (or as many as there are) and all unlabeled. A longer test split is sampled down to `test` sentences (0 or None: all), the same
-    ones in every run. Raises DataError.
+    order already. By default that is the paper's 50 labeled (or as many as there are) and all unlabeled. A longer test split is
+    sampled down to `test` sentences (0 or None: all), the same ones in every run. Raises DataError.
     """
     for option, number in (("--labeled", labeled), ("--unlabeled", unlabeled), ("--test", test), ("--max-words", max_words)):
         if number is not None and number < 0:
