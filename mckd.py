@@ -170,7 +170,7 @@ class Settings:
 
 
 # Settings that do not change what a run computes: a run may go on with others.
-FREE = ("out", "quiet", "device")
+FREE = ("out", "quiet", "device", "base_url")
 
 
 @dataclass
