@@ -14,18 +14,17 @@ is trained on both halves. Read `mckd()` first; below it stand what it calls, th
 import argparse
 import hashlib
 import json
-import platform
 import random
 import statistics
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
-import transformers
 
-from data.splits import Data, DataError, Example, load_data, read_pseudolabels, run_command, save_folder, write_atomically, write_jsonl
+from data.runs import log_event, logged_seconds, open_folder
+from data.splits import (Data, DataError, Example, load_data, read_pseudolabels, run_command, save_folder, write_atomically,
+                         write_jsonl)
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
@@ -35,26 +34,27 @@ from teacher import Label, cache_file, label_with_cache, make_teacher
 # ----------------------------------------------------------------------------------------------------
 # The algorithm, as in Figure 1 of the paper and with its names. Labels y map every input to its label.
 
-def mckd(run, D_unlabeled, t, n, cross=True):
+def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
-    The paper's students learn from pseudolabels alone, which is `--gold 0`; see `Run.gold`.
+    `D_labeled`: gold that every student is finetuned on after its pseudolabels. The paper's students learn from pseudolabels
+    alone: that is an empty list, `--gold 0`.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
     run.save_pseudolabels(0, y)
 
     for i in range(1, n):                                           # intermediate stages: a new pair of students each
-        s_A = Student(run, i, "A", D_A, y)                          # trained on (A, ŷ_{i-1}), and on D_labeled
-        s_B = Student(run, i, "B", D_B, y)                          # trained on (B, ŷ_{i-1}), and on D_labeled
+        s_A = Student(run, i, "A", D_A, y, D_labeled)               # trained on (A, ŷ_{i-1}), then on D_labeled
+        s_B = Student(run, i, "B", D_B, y, D_labeled)               # trained on (B, ŷ_{i-1}), then on D_labeled
         if cross:
             y = s_A.label(D_B) | s_B.label(D_A)                     # ŷ_i: each labels what it has not seen
         else:
             y = s_A.label(D_A) | s_B.label(D_B)
         run.save_pseudolabels(i, y)
 
-    return Student(run, n, "final", D_A + D_B, y)                   # final stage: one student, trained on both halves
+    return Student(run, n, "final", D_A + D_B, y, D_labeled)        # final stage: one student, trained on both halves
 
 
 def partition(inputs, seed):
@@ -67,14 +67,14 @@ def partition(inputs, seed):
 
 
 class Student:
-    """A student of this run, trained from a fresh initialisation on D with its labels y, and on the run's gold.
+    """A student of this run, trained from a fresh initialisation on D with its labels y, then on the examples of `gold`.
 
     It is trained when its labels are first asked for. They are kept in the run's folder, together with its labels of the
     test split, so a run that goes on after an interruption does not train it again.
     """
 
-    def __init__(self, run, stage, which, D, y):
-        self.run, self.stage, self.which, self.D, self.y = run, stage, which, D, y
+    def __init__(self, run, stage, which, D, y, gold=()):
+        self.run, self.stage, self.which, self.D, self.y, self.gold = run, stage, which, D, y, gold
         self.name = f"stage{stage}_{which}"
         self.file = run.folder / "students" / f"{self.name}.jsonl"
         run.students.append(self)
@@ -85,23 +85,30 @@ class Student:
             began = time.perf_counter()
             seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
             student = make_student(run.settings.student, run.task, run.vocabulary_inputs, run.settings.seed, run.device)
-            examples = [Example(x, self.y[x].output) for x in self.D] + run.gold
-            train(student, examples, run.recipe(student.kind), seed, f"{self.name}: training", run.settings.quiet,
-                  lambda epoch: run.log({"event": "epoch", "student": self.name, **epoch}))
+            recipe = run.recipe(student.kind)
+            self.train(student, [Example(x, self.y[x].output) for x in self.D], recipe, seed, "training")
+            if self.gold:
+                recipe = replace(recipe, epochs=run.settings.gold, lr=recipe.lr * recipe.gold_lr, min_steps=0)
+                self.train(student, self.gold, recipe, seed, "finetuning on gold")
             found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
             if self.which == "final":
                 save_folder(run.folder / "final", lambda folder: save_student(student, folder))
-            run.log({"event": "student", "student": self.name, "trained_on": len(self.D),
-                     "seconds": round(time.perf_counter() - began, 1)})
+            log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
+                                   "seconds": round(time.perf_counter() - began, 1)})
             write_jsonl(self.file, found)
         found = read_labels(self.file)
         return {x: found[x] for x in inputs}
 
+    def train(self, student, examples, recipe, seed, what):
+        train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
+              lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}))
+
     def test_scores(self):
-        """{"test_f1", "valid"} on the test split, with seconds of training and labelling."""
+        """"test_f1" and "valid" on the test split, with "seconds" of training and labelling."""
         self.label([])
-        return {"name": self.name, "trained_on": len(self.D), **self.run.score_test(read_labels(self.file)),
-                "seconds": self.run.seconds(self.name)}
+        found = self.run.score_test(read_labels(self.file))
+        return {"name": self.name, "trained_on": len(self.D), "test_f1": found["f1"], "valid": found["valid"],
+                "seconds": logged_seconds(self.run.folder, self.name)}
 
 
 class Teacher:
@@ -116,14 +123,13 @@ class Teacher:
         began = time.perf_counter()
         labels = label_with_cache(self.teacher, inputs, cache, self.run.settings.quiet)
         if cache.stat().st_size > known:                                # else nothing was asked
-            self.run.log({"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
+            log_event(self.run.folder, {"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
         return dict(zip(inputs, labels))
 
     def test_scores(self):
         if not self.run.test_inputs or not self.teacher.can_label(self.run.test_inputs):
             return {"f1": None, "valid": None}
-        found = self.run.score_test(self.label(self.run.test_inputs))
-        return {"f1": found["test_f1"], "valid": found["valid"]}
+        return self.run.score_test(self.label(self.run.test_inputs))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -144,7 +150,7 @@ class Settings:
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
-    gold: int = field(default=4, metadata={"help": "times that a student's training data holds the labeled examples; 0: as the paper"})
+    gold: int = field(default=6, metadata={"help": "epochs on the labeled examples after those on the pseudolabels; 0: none, as the paper"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
@@ -188,14 +194,6 @@ class Run:
         return list(dict.fromkeys(x.input for x in self.data.test))
 
     @property
-    def gold(self):
-        """The labeled examples, as often as --gold says, for every student that learns pseudolabels. One that also stands in
-        the unlabeled split is left out: a student must not have seen what it labels."""
-        unlabeled = {x.input for x in self.data.unlabeled}
-        times = 0 if self.settings.method == "sft" else self.settings.gold
-        return [x for x in self.data.labeled if x.input not in unlabeled] * times
-
-    @property
     def vocabulary_inputs(self):
         return [x.input for x in self.data.labeled + self.data.unlabeled]
 
@@ -203,17 +201,6 @@ class Run:
         given = {"epochs": self.settings.epochs, "batch_size": self.settings.batch_size, "lr": self.settings.lr}
         given = {name: value for name, value in given.items() if value is not None}
         return replace(RECIPES[kind], **given, **({"min_steps": 0} if "epochs" in given else {}))
-
-    def log(self, event):
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-
-    def seconds(self, student=None):
-        """What the log says that this student, or the teacher and all students, took; interrupted work is not counted."""
-        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
-        events = [json.loads(line) for line in lines if line.endswith("}")]
-        counted = [x for x in events if x["event"] in ("student", "teacher") and student in (None, x.get("student"))]
-        return round(sum(x["seconds"] for x in counted), 1)
 
     def save_pseudolabels(self, stage, y):
         """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
@@ -226,11 +213,10 @@ class Run:
         return self.scores([x for x, _ in known], [label.output for _, label in known])["f1"] if known else None
 
     def score_test(self, labels):
-        """{"test_f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
+        """{"f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
         if not self.data.test:
-            return {"test_f1": None, "valid": None}
-        found = self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
-        return {"test_f1": found["f1"], "valid": found["valid"]}
+            return {"f1": None, "valid": None}
+        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
 
     def scores(self, gold, outputs):
         wanted = [x.output for x in gold]
@@ -266,34 +252,8 @@ def open_run(settings):
     folder = settings.folder(data.folder)
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
-    file = folder / "config.json"
-    if (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl")):        # there is work to keep
-        found = json.loads(file.read_text(encoding="utf-8"))["settings"]
-        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in config.items() if found.get(name) != value]
-        if differences:
-            raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
-    else:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-        about = {"settings": config, "versions": versions, "git_commit": git_commit(), "device": str(device)}
-        try:
-            (folder / "students").mkdir(parents=True, exist_ok=True)
-            (folder / "pseudolabels").mkdir(exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder}: expected a folder that can be made ({error.strerror})") from None
-        write_atomically(file, json.dumps(about, indent=2) + "\n")
-    log = folder / "log.jsonl"
-    if log.exists() and (events := log.read_bytes()) and not events.endswith(b"\n"):           # cut off by a crash
-        write_atomically(log, events[:events.rfind(b"\n") + 1])
+    open_folder(folder, config, device)
     return Run(settings, data, task, folder, device), teacher
-
-
-def git_commit():
-    """The commit of this checkout; None where there is none, or no git."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return None
-    return found.stdout.strip() or None
 
 
 def execute(settings):
@@ -308,7 +268,9 @@ def execute(settings):
         teacher = Teacher(run, made)
         if settings.method != "teacher":
             D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
-            mckd(run, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
+            pool = set(D_unlabeled)                                         # a student must not have seen what it labels
+            D_labeled = [x for x in run.data.labeled if x.input not in pool] if settings.gold else []
+            mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}
     stages = [{"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
@@ -316,7 +278,7 @@ def execute(settings):
               for i in sorted({student.stage for student in run.students})]
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(), "teacher": taught, "stages": stages,
-               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": run.seconds()}
+               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder)}
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")

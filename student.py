@@ -31,18 +31,20 @@ from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal
 
 @dataclass
 class Recipe:
-    """How a student is trained. An epoch is one pass; short of `min_steps` steps, there are more epochs."""
+    """How a student is trained. An epoch is one pass; short of `min_steps` steps, there are more epochs. After its
+    pseudolabels a student is finetuned on the labeled examples, at `gold_lr` times the learning rate."""
     epochs: int
     lr: float
     batch_size: int
     min_steps: int
     optimizer: str
+    gold_lr: float = 1.0
 
 
 RECIPES = {
     # T5's embeddings start at standard deviation 1, its other weights far below: Adafactor's update is relative to each
     # weight's scale, AdamW's is not.
-    "tiny": Recipe(epochs=4, lr=1.5e-2, batch_size=8, min_steps=300, optimizer="Adafactor"),
+    "tiny": Recipe(epochs=4, lr=1.5e-2, batch_size=8, min_steps=300, optimizer="Adafactor", gold_lr=1 / 3),
     "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),      # the paper's
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
@@ -316,7 +318,8 @@ class TunedTeacher(Teacher):
         self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
         self.quiet = quiet
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
-        self.key = json.dumps(["tuned", spec, {kind: vars(recipe) for kind, recipe in RECIPES.items()}, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
+        recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
+        self.key = json.dumps(["tuned", spec, recipes, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
 
     def label(self, inputs):
         if self.student is None:

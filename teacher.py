@@ -2,8 +2,8 @@
 
     python teacher.py --data data/craft --teacher gguf:model.gguf --split unlabeled --out labels.jsonl
 
-Four parts, top to bottom: the prompt; a local LLM, calibrated, that decodes under the task's constraint; the other teachers (an API, a
-replay of labels made before, noise added to gold); and the cache, to which labels are appended as they come.
+Four parts, top to bottom: the prompt; a local LLM that decodes under the task's constraint; the other teachers (an API, a replay of
+labels made before, noise added to gold); and the cache, to which labels are appended as they come.
 """
 import argparse
 import concurrent.futures
@@ -24,13 +24,12 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.decoding import Calibration, Cursor, PackedDecoder, PieceEncoder, context_length, make_cursor
+from data.decoding import PackedDecoder, PieceEncoder, context_length, make_cursor
 from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
-DEMONSTRATIONS = 20     # gold examples in the prompt,
-CALIBRATIONS = 100      # and how many others, at most, correct the LLM's choices
+DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -121,14 +120,13 @@ class Teacher:
 
 
 class LLMTeacher(Teacher):
-    """A local LLM, few-shot prompted, greedy, constrained by the task, and calibrated on gold that the prompt does not show."""
+    """A local LLM, few-shot prompted, greedy, constrained by the task."""
 
-    def __init__(self, spec, task, demonstrations, others, device):
-        self.task, self.others = task, others if task.calibrated else []
+    def __init__(self, spec, task, demonstrations, device):
         self.prompt = few_shot_prompt(task, demonstrations)
-        self.spec, self.device, self.decoder = spec, device, None
-        self.name = f"{spec}, {len(demonstrations)} demonstrations" + f", calibrated on {len(self.others)} more" * bool(self.others)
-        self.key = f"{spec}\n{task.config()}\n{self.prompt}\n{json.dumps(self.others)}"
+        self.spec, self.task, self.device, self.decoder = spec, task, device, None
+        self.name = f"{spec}, {len(demonstrations)} demonstrations"
+        self.key = f"{spec}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -139,46 +137,26 @@ class LLMTeacher(Teacher):
             start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
             prompt = start + self.tokenizer(self.prompt, add_special_tokens=False).input_ids
             self.decoder = PackedDecoder(self.model, prompt=prompt)
-            self.calibration = self.calibrate()
-        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size),
-                                        self.calibration)
-
-    def calibrate(self):
-        """The Calibration learnt from `others`; None where there are none."""
-        if not self.others:
-            return None
-        calibration, end = Calibration(self.task), line_ends(self.tokenizer)
-        prompts, golds = [], {}
-        for x in self.others:
-            prompt = self.tokenizer(question(self.task, x.input), add_special_tokens=False).input_ids
-            if has_room(self.decoder, prompt):
-                prompts.append(prompt)
-                golds[Cursor(self.task, x.input, self.encode)] = self.task.pieces(x.input, x.output)
-        calibration.learn(lambda adjust: list(self.decoder.run(list(golds), prompts, end, adjust)), golds)
-        return calibration
+        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size))
 
 
-def has_room(decoder, prompt):
-    """Whether an input of these tokens and its output, about twice as long, fit into what the model takes."""
-    return decoder.prompt_length + 4 * len(prompt) < context_length(decoder.model)
-
-
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary, adjust=None):
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a `text` answer may use. `adjust`: see choose_greedily.
+    `vocabulary`: the token ids that a `text` answer may use.
     """
     tokenizer = encode.tokenizer
     end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
     prompts = [tokenizer(question(task, input), add_special_tokens=False).input_ids for input in inputs]
     order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
-    fits = [i for i in order if has_room(decoder, prompts[i])]
+    room = context_length(decoder.model) - decoder.prompt_length        # an output is about twice as long as its input
+    fits = [i for i in order if 4 * len(prompts[i]) < room]
     for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     cursors = [make_cursor(task, inputs[i], encode, end, 2 * len(prompts[i]) + 32, vocabulary) for i in fits]
-    for n in decoder.run(cursors, [prompts[i] for i in fits], end, adjust):
+    for n in decoder.run(cursors, [prompts[i] for i in fits], end):
         yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
 
 
@@ -338,7 +316,7 @@ class APITeacher(Teacher):
 
 
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None):
-    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations, and what a calibration learns from."""
+    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations."""
     kind, _, rest = spec.partition(":")
     demonstrations = data.labeled[:DEMONSTRATIONS]
     if spec == "auto":
@@ -350,7 +328,7 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
     if kind == "replay" and rest:
         return ReplayTeacher(rest, task)
     if kind in ("hf", "gguf") and rest:
-        return LLMTeacher(spec, task, demonstrations, data.labeled[DEMONSTRATIONS:][:CALIBRATIONS], device)
+        return LLMTeacher(spec, task, demonstrations, device)
     if kind == "openai" and rest:
         if base_url and not base_url.startswith(("http://", "https://")):
             raise DataError(f"--base-url {base_url}: expected http://… or https://…")
@@ -407,7 +385,7 @@ def main():
     parser.add_argument("--teacher", required=True, help="replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
     parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")
     parser.add_argument("--out", required=True, help="the file of pseudolabels to write")
-    parser.add_argument("--labeled", type=int, help="gold examples for the prompt and the calibration (50)")
+    parser.add_argument("--labeled", type=int, help="gold examples to use (50); the first 20 stand in the prompt")
     parser.add_argument("--unlabeled", type=int, help="label only the first N of the unlabeled split (all)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seed", type=int, default=0)

@@ -2,8 +2,7 @@
 
 A task speaks of pieces (words, brackets, tags); a model speaks of tokens. A Cursor stands between them: it knows which
 tokens may come next in one output, takes what is forced without asking the model, and asks only where there is a choice.
-Cursors serve every model: a PackedDecoder drives many of them with a causal LM, student.py with an encoder-decoder. A
-Calibration corrects a prompted LLM's choices.
+Cursors serve every model: a PackedDecoder drives many of them with a causal LM, student.py with an encoder-decoder.
 """
 import copy
 import ctypes
@@ -90,11 +89,6 @@ class Cursor:
         following = state.choices()
         return self.encode(following[0])[0] if following else -1
 
-    def token_of(self, piece):
-        """The token that leads on to `piece` here."""
-        ids = self.encode(piece)
-        return ids[self.depth] if len(ids) > self.depth else self._after(piece)
-
     def choose(self, token, logprob):
         """Take one of the options; `logprob` is its log-probability among them."""
         self.logprob += logprob
@@ -149,11 +143,11 @@ def make_cursor(task, input, encode, end, limit, vocabulary):
     return Cursor(task, input, encode)
 
 
-def choose_greedily(cursors, logits_of, end, adjust=None):
+def choose_greedily(cursors, logits_of, end):
     """Let every cursor take its likeliest option.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
-    rows of the output matrix are ever computed, not the whole vocabulary. `adjust(cursors, options, logits)` may change them.
+    rows of the output matrix are ever computed, not the whole vocabulary.
     """
     options = [cursor.options() for cursor in cursors]
     shared = options[0] if isinstance(cursors[0], FreeCursor) else None             # free text: one list for all
@@ -165,88 +159,11 @@ def choose_greedily(cursors, logits_of, end, adjust=None):
         ids = torch.tensor([[min(end) if i < 0 else i for i in x] + [0] * (width - len(x)) for x in options])
         real = torch.arange(width) < torch.tensor([len(x) for x in options])[:, None]
     logits = logits_of(ids).float().cpu()
-    if adjust:
-        logits = adjust(cursors, options, logits)
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
     logprobs, best = logits.log_softmax(-1).max(-1)
     for cursor, which, logprob, ids in zip(cursors, best.tolist(), logprobs.tolist(), options):
         cursor.choose(ids[which], logprob)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Calibration.
-
-class Calibration:
-    """What a few gold examples tell about a prompted LLM's choices: it opens brackets too readily in one place, closes
-    them too late in another, or leaves too many words without a tag. (After Zhao et al., *Calibrate Before Use*, ICML 2021;
-    here the correction depends on where in the output the choice is made.)
-
-    A logistic regression with the LLM's own logits: of an option's logit z comes scale * z + weights[option] @ context, where
-    `task.calibrated` names the options that have weights of their own and `state.context()` describes the place.
-    """
-
-    def __init__(self, task):
-        self.pieces = task.calibrated
-        self.scale, self.weights = 1.0, None
-
-    def features(self, cursors, options, width):
-        """(cursors, width, calibrated options * context): the context, in the place of its option; zero for other options."""
-        size = len(cursors[0].state.context())
-        found = torch.zeros(len(cursors), width, len(self.pieces) * size)
-        for n, cursor in enumerate(cursors):
-            leads_to = {}                                       # token -> the pieces that it leads on to
-            for piece, _ in cursor.live:
-                leads_to.setdefault(cursor.token_of(piece), []).append(piece)
-            for kind, piece in enumerate(self.pieces):
-                for token, pieces in leads_to.items():
-                    if pieces == [piece]:
-                        found[n, options[n].index(token), kind * size:][:size] = torch.tensor(cursor.state.context())
-        return found
-
-    def __call__(self, cursors, options, logits):
-        if self.weights is None:
-            return logits
-        return self.scale * logits + self.features(cursors, options, logits.shape[1]) @ self.weights
-
-    def learn(self, decode, golds):
-        """Fit to gold. `golds`: each cursor's gold pieces; `decode(adjust)` must run these cursors to their ends."""
-        seen = []                                           # (logits, features, which option is gold), one for each choice
-        lost = set()                                        # cursors whose gold breaks the constraint: learn up to there
-
-        def follow_gold(cursors, options, logits):
-            features = self.features(cursors, options, logits.shape[1])
-            forced = logits.clone()
-            for n, cursor in enumerate(cursors):
-                piece = None if cursor in lost else golds[cursor][len(cursor.pieces)]
-                if piece not in [live for live, _ in cursor.live]:
-                    lost.add(cursor)
-                    continue
-                gold, k = options[n].index(cursor.token_of(piece)), len(options[n])
-                seen.append((logits[n, :k], features[n, :k], gold))
-                forced[n, gold] = 1e9
-            return forced
-
-        decode(follow_gold)
-        if not seen:
-            return
-        most = max(len(logits) for logits, _, _ in seen)
-        logits = torch.stack([torch.nn.functional.pad(z, (0, most - len(z)), value=-1e9) for z, _, _ in seen])
-        features = torch.stack([torch.nn.functional.pad(x, (0, 0, 0, most - len(x))) for _, x, _ in seen])
-        gold = torch.tensor([g for _, _, g in seen])
-        scale = torch.ones(1, requires_grad=True)
-        weights = torch.zeros(features.shape[-1], requires_grad=True)
-        optimizer = torch.optim.LBFGS([scale, weights], max_iter=200, line_search_fn="strong_wolfe")
-
-        def loss():
-            optimizer.zero_grad()
-            found = torch.nn.functional.cross_entropy(scale * logits + features @ weights, gold, reduction="sum")
-            found = found + weights.square().sum() / 8      # few examples: a prior of standard deviation 2
-            found.backward()
-            return found
-
-        optimizer.step(loss)
-        self.scale, self.weights = max(0.0, scale.item()), weights.detach()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -335,10 +252,10 @@ class PackedDecoder:
             return torch.tanh(found / cap) * cap if cap else found
         return logits
 
-    def run(self, cursors, prompts, end, adjust=None, admit=256):
+    def run(self, cursors, prompts, end, admit=256):
         """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
-        `adjust`: see choose_greedily. `admit` bounds the prompt tokens that one pass takes in, and so its memory.
+        `admit` bounds the prompt tokens that one pass takes in, and so its memory.
         """
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
@@ -359,7 +276,7 @@ class PackedDecoder:
                 last.append(len(tokens) - 1)
                 length[row] += len(new)
             hidden = self.feed(rows, positions, tokens)[last]
-            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end, adjust)
+            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end)
             for row in [row for row, index in active.items() if cursors[index].done]:
                 yield active.pop(row)
 

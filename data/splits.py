@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data.tasks import make_task
+from data.tasks import KINDS, make_task
 from data.trees import split_words
 
-TASKS = ("tree", "slots", "text")
 SPLITS = ("labeled", "unlabeled", "valid", "test")
 
 
@@ -144,8 +143,8 @@ def _read_task(folder: Path) -> dict:
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and the docstring of data/splits.py says what to put into your own")
     config = _parse(_read_bytes(path), str(path))
-    if config.get("task") not in TASKS:
-        raise DataError(f'{path}: expected "task" to be one of {", ".join(TASKS)}, found {_show(config.get("task"))}')
+    if config.get("task") not in KINDS:
+        raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
     for key in ("name", "instruction"):
         if key in config:
             _text(config, key, str(path))

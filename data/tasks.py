@@ -5,15 +5,12 @@ What a task knows about its outputs:
     pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
     learn(examples)         what the labeled examples tell about well-formed outputs: which tags there are, for example
     symbols                 the pieces that are no words: brackets, tags
-    calibrated              the pieces whose choice a few gold examples can correct: see Calibration in decoding.py
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
-                            and, by its context(), where in the output that is
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
     read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
-import math
 import re
 
 from data.trees import bare_spans, escape, flat, mend, read_tree, split_words, write_bare
@@ -49,13 +46,6 @@ class TreeState:
             allowed.append(")")
         return allowed
 
-    def context(self):
-        """Where a choice stands, for a calibration: after an opening bracket, after a closing one, at the first word; how many
-        brackets are open; logarithms of the innermost one's width and of the number of words left."""
-        width = self.position - self.open[-1] if self.open else 0
-        return [1.0, float(self.at_once > 0), float(self.closed is not None), float(self.position == 0), float(len(self.open)),
-                math.log(max(1, width)), math.log(len(self.words) - self.position + 1)]
-
     def take(self, piece):
         self.closed = None
         if piece == "(":
@@ -71,7 +61,7 @@ class TreeState:
 
 class TreeTask:
     """Constituency parsing. Gold is a Penn tree (or a bare bracketing); targets are unlabelled bracketings."""
-    kind, answer_name, symbols, calibrated = "tree", "Parse:", ["(", ")"], ["(", ")"]
+    kind, answer_name, symbols = "tree", "Parse:", ["(", ")"]
     instruction = "Bracket each sentence into its constituents."
 
     def __init__(self, config):
@@ -135,10 +125,6 @@ class SlotState:
             return [self.words[self.written // 2]]
         return [tag for tag in self.tags if not tag.startswith("I-") or tag[2:] == self.slot]
 
-    def context(self):
-        """Where a choice stands, for a calibration: inside a slot or not, at the first word or not."""
-        return [1.0, float(self.slot is not None), float(self.written == 1)]
-
     def take(self, piece):
         if self.written % 2 == 1:
             self.slot = piece[2:] or None
@@ -147,7 +133,7 @@ class SlotState:
 
 class SlotTask:
     """Slot-based semantic parsing. Gold is one BIO tag a word, or the words interleaved with them."""
-    kind, answer_name, calibrated = "slots", "Tags:", ["O"]
+    kind, answer_name = "slots", "Tags:"
     instruction = "Tag each word with its slot: B- begins a slot, I- continues it, O is outside."
 
     def __init__(self, config):
@@ -211,7 +197,7 @@ class SlotTask:
 
 class TextTask:
     """Any other sequence generation: nothing is assumed of the output, so any token may come next."""
-    kind, answer_name, symbols, calibrated = "text", "Output:", [], []
+    kind, answer_name, symbols = "text", "Output:", []
     instruction = "Write the output for each input."
 
     def __init__(self, config):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import decode, random_sentence, random_tree, tiny_llama
-from data.decoding import Calibration, Cursor, FreeCursor, PackedDecoder, PieceEncoder, choose_greedily, make_cursor
+from data.decoding import Cursor, FreeCursor, PackedDecoder, PieceEncoder, choose_greedily, make_cursor
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 
@@ -354,55 +354,3 @@ def test_long_prompts_are_admitted_in_turn(fp32):
     cursors = [FreeCursor(SimpleNamespace(decode=None), [], 3, vocabulary) for _ in range(8)]
     assert sorted(decoder.run(cursors, [[5] * 10] * 8, [0], admit=20)) == list(range(8))
     assert max(largest) <= 20 + 8 and all(len(cursor.tokens) == 3 for cursor in cursors)
-
-
-# ---- calibration: what a few gold examples tell about an LLM's choices
-
-def biased(cursors, golds, encode, wrong, adjust, chance):
-    """Decode with logits that know gold, though not for sure, and that lean towards the piece `wrong` by 3."""
-    while active := [cursor for cursor in cursors if not cursor.done]:
-        def logits_of(ids):
-            z = torch.tensor([[chance.gauss(0, 0.5) for _ in row] for row in ids.tolist()])
-            for n, cursor in enumerate(active):
-                gold = cursor.token_of(golds[cursor][len(cursor.pieces)]) if len(cursor.pieces) < len(golds[cursor]) else None
-                z[n] += 2.0 * (ids[n] == gold) + 3.0 * (ids[n] == encode(wrong)[0])
-            return z
-        for cursor in active:
-            cursor.queue = []
-        choose_greedily(active, logits_of, [0], adjust)
-
-
-def trees_and_cursors(task, encode, seed, n):
-    chance = random.Random(seed)
-    inputs = [random_sentence(chance, 8, ["the", "cat", "sat"]) for _ in range(n)]
-    pairs = [(words, write_bare(words.split(), random_tree(chance, 8))) for words in inputs]
-    cursors = [Cursor(task, words, encode) for words, _ in pairs]
-    return cursors, {cursor: output.split() for cursor, (_, output) in zip(cursors, pairs)}
-
-
-@pytest.mark.parametrize("wrong", ["(", ")"])
-def test_calibration_takes_a_leaning_back(bpe_tokenizer, wrong):
-    task, encode = make_task({"task": "tree"}), PieceEncoder(bpe_tokenizer)
-    calibration = Calibration(task)
-    cursors, golds = trees_and_cursors(task, encode, 0, 60)
-    calibration.learn(lambda adjust: biased(cursors, golds, encode, wrong, adjust, random.Random(1)), golds)
-    right = {}
-    for name, adjust in (("as it is", None), ("calibrated", calibration)):
-        cursors, golds = trees_and_cursors(task, encode, 2, 60)
-        biased(cursors, golds, encode, wrong, adjust, random.Random(3))
-        right[name] = sum(cursor.pieces == golds[cursor] for cursor in cursors)
-    assert right["as it is"] < 25 and right["calibrated"] > 40, right
-
-
-def test_calibration_learns_nothing_from_nothing_and_stops_where_gold_breaks_the_constraint(bpe_tokenizer):
-    encode = PieceEncoder(bpe_tokenizer)
-    slots = make_task({"task": "slots", "tags": ["O", "B-fare", "B-fare_code", "I-fare"]})
-    for tags, learnt in (("O I-fare O", True), ("B-fare I-fare O", True), (None, False)):
-        calibration = Calibration(slots)
-        cursors = [Cursor(slots, "list the fares", encode)] if tags else []
-        golds = {cursor: slots.pieces("list the fares", tags) for cursor in cursors}
-        calibration.learn(lambda adjust: biased(cursors, golds, encode, "O", adjust, random.Random(0)), golds)
-        assert (calibration.weights is not None) == learnt
-        logits = torch.zeros(1, 2)
-        if not learnt:
-            assert calibration(cursors, [], logits) is logits

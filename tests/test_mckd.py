@@ -117,13 +117,17 @@ class Spy:
             monkeypatch.setattr(mckd, name, getattr(self, name))
 
     def make_student(self, *arguments, **named):
-        made = SimpleNamespace(kind="tiny", number=len(self.students), made_with=(arguments, named), examples=None, labelled=[])
+        made = SimpleNamespace(kind="tiny", number=len(self.students), made_with=(arguments, named), examples=None, gold=None,
+                               labelled=[])
         self.students.append(made)
         return made
 
     def train(self, student, examples, *arguments, **named):
-        assert student.examples is None, "a student is trained once, from its fresh initialisation"
-        student.examples, student.trained_with = list(examples), (arguments, named)
+        if student.examples is None:
+            student.examples, student.trained_with = list(examples), (arguments, named)
+        else:
+            assert student.gold is None, "a student is trained once, and once more on gold"
+            student.gold, student.finetuned_with = list(examples), (arguments, named)
         return student
 
     def label(self, student, inputs, *arguments, **named):
@@ -189,13 +193,23 @@ def test_students_label_what_they_have_not_seen_and_with_own_exactly_what_they_h
         assert set(test) <= set(student.labelled)
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_every_student_learns_from_the_labeled_examples_too_as_often_as_asked(times, here, monkeypatch):
-    students = spy_on(here, monkeypatch, "--stages", 3, "--gold", times)
-    labeled = read_jsonl("data/labeled.jsonl")
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_student_is_finetuned_on_the_labeled_examples_after_its_pseudolabels(epochs, here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 3, "--gold", epochs)
+    assert [len(student.examples) for student in students] == [6] * 4 + [12]
     for student in students:
-        assert [x for x in student.examples if not x.output.startswith("by ")] == labeled * times
-    assert [len(student.examples) for student in students] == [6 + 6 * times] * 4 + [12 + 6 * times]
+        assert all(x.output.startswith("by ") for x in student.examples) and student.gold == read_jsonl("data/labeled.jsonl")
+        assert student.finetuned_with[0][0].epochs == epochs and student.finetuned_with[0][0].min_steps == 0
+
+
+def test_a_student_never_sees_gold_of_what_it_labels(here, monkeypatch):
+    make_folder(here / "data")
+    labeled = read_jsonl("data/labeled.jsonl")
+    write_jsonl(here / "data/unlabeled.jsonl", [labeled[0], *read_jsonl("data/unlabeled.jsonl")])
+    students = spy_on(here, monkeypatch, "--stages", 2, "--gold", 1)
+    assert all(student.gold == labeled[1:] for student in students)
+    alone = spy_on(here, monkeypatch, "--stages", 2, "--gold", 0, out="alone")
+    assert all(student.gold is None for student in alone)
 
 
 def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
@@ -232,7 +246,7 @@ def test_gold_of_the_unlabeled_valid_and_test_splits_never_reaches_a_student(her
         write_jsonl(here / f"data/{split}.jsonl", [Example(x, "POISON") for x in inputs_of("data", split)])
     for number, arguments in enumerate((["--stages", 3, "--gold", 2], ["--method", "own", "--stages", 2], ["--method", "sft"])):
         for student in spy_on(here, monkeypatch, *arguments, out=f"run{number}"):
-            assert student.examples and "POISON" not in repr((student.examples, student.made_with, student.trained_with[0][:3]))
+            assert student.examples and "POISON" not in repr((student.examples, student.gold, student.made_with, student.trained_with[0][:3]))
 
 
 def test_gold_of_the_unlabeled_split_never_reaches_a_tuned_teacher(here, monkeypatch):
@@ -557,10 +571,10 @@ def test_three_stages_go_on_after_the_second_is_lost(here, monkeypatch):
     assert len(labels) == 3 and labels["stage1.jsonl"] != labels["stage2.jsonl"]
     for lost in [*(here / "run/students").glob("stage2_*"), *(here / "run/pseudolabels").iterdir()]:
         lost.unlink()
-    trained, real = [], mckd.train
-    monkeypatch.setattr(mckd, "train", lambda *arguments, **named: trained.append(1) or real(*arguments, **named))
+    made, real = [], mckd.make_student
+    monkeypatch.setattr(mckd, "make_student", lambda *arguments: made.append(1) or real(*arguments))
     run(monkeypatch, *MINIATURE, "--stages", 3, "--out", "run")
-    assert len(trained) == 2 and pseudolabels("run") == labels
+    assert len(made) == 2 and pseudolabels("run") == labels
 
 
 def test_tuned_teacher_end_to_end(here, monkeypatch, capsys, causal_folder):

@@ -8,7 +8,6 @@ import runpy
 import socketserver
 import sys
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -334,30 +333,19 @@ def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
     assert all(x.input not in made.prompt for x in data.unlabeled + data.test)
 
 
-def test_calibration_learns_from_labeled_examples_that_the_prompt_does_not_show(tmp_path):
-    data = make_data(tmp_path / "data", n_labeled=30)
-    made = make_teacher("hf:any", TREE, data)
-    assert made.others == data.labeled[teacher.DEMONSTRATIONS:] and "calibrated on 10" in made.name
-    fewer = make_teacher("hf:any", TREE, replace(data, labeled=data.labeled[:25]))
-    assert fewer.prompt == made.prompt and fewer.key != made.key
-    assert "calibrated" not in make_teacher("hf:any", TREE, replace(data, labeled=data.labeled[:20])).name
-
-
 def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):
     chance = random.Random(1)
     inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
-    demonstrations, others = [Example("The cat sat", PENN)], [Example("The cat sat on a mat", "( The cat ( sat ( on a mat ) ) )")] * 5
-    found = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, others, torch.device("cpu")), inputs)
+    demonstrations = [Example("The cat sat", PENN)]
+    found = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
     for label in found:
         TREE.check(label.input, label.output)
         assert label.score <= 0
-    backwards = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, others, torch.device("cpu")), inputs[::-1])
+    backwards = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs[::-1])
     assert [x.output for x in backwards[::-1]] == [x.output for x in found]
     assert len({x.output.count("(") for x in found}) > 1
-    other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, others, torch.device("cpu")), inputs)
+    other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, torch.device("cpu")), inputs)
     assert [x.output for x in other] != [x.output for x in found]            # the prompt is read
-    plain = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, [], torch.device("cpu")), inputs)
-    assert [x.output for x in plain] != [x.output for x in found]            # and so is the calibration
 
 
 # ---------------------------------------------------------------------------------------------------------------------
