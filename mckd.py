@@ -28,7 +28,7 @@ from data.splits import (Data, DataError, Example, load_data, read_pseudolabels,
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
-from teacher import Label, cache_file, label_with_cache, make_teacher
+from teacher import cache_file, label_with_cache, make_teacher
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -39,10 +39,10 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels. The paper's students learn from pseudolabels
-    alone: that is an empty list, `--gold 0`.
+    alone: that is an empty list, `--gold-epochs 0`.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
-    y = t.label(D_unlabeled)                                        # ŷ_0, by the prompted LLM
+    y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
     run.save_pseudolabels(0, y)
 
     for i in range(1, n):                                           # intermediate stages: a new pair of students each
@@ -54,7 +54,9 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
             y = s_A.label(D_A) | s_B.label(D_B)
         run.save_pseudolabels(i, y)
 
-    return Student(run, n, "final", D_A + D_B, y, D_labeled)        # final stage: one student, trained on both halves
+    s_n = Student(run, n, "final", D_A + D_B, y, D_labeled)         # final stage: one student, trained on both halves
+    s_n.label([])                                                   # the test split alone: no pool is left to label
+    return s_n
 
 
 def partition(inputs, seed):
@@ -69,7 +71,7 @@ def partition(inputs, seed):
 class Student:
     """A student of this run, trained from a fresh initialisation on D with its labels y, then on the examples of `gold`.
 
-    It is trained when its labels are first asked for. They are kept in the run's folder, together with its labels of the
+    It is trained when labels are first asked of it. They are kept in the run's folder, together with its labels of the
     test split, so a run that goes on after an interruption does not train it again.
     """
 
@@ -84,11 +86,11 @@ class Student:
         if not self.file.exists():
             began = time.perf_counter()
             seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
-            student = make_student(run.settings.student, run.task, run.vocabulary_inputs, run.settings.seed, run.device)
+            student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
             recipe = run.recipe(student.kind)
             self.train(student, [Example(x, self.y[x].output) for x in self.D], recipe, seed, "training")
             if self.gold:
-                recipe = replace(recipe, epochs=run.settings.gold, lr=recipe.lr * recipe.gold_lr, min_steps=0)
+                recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
                 self.train(student, self.gold, recipe, seed, "finetuning on gold")
             found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
             if self.which == "final":
@@ -118,7 +120,7 @@ class Teacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
-        cache = cache_file(self.teacher, self.run.folder.parent)
+        cache = cache_file(self.teacher)
         known = cache.stat().st_size if cache.exists() else 0
         began = time.perf_counter()
         labels = label_with_cache(self.teacher, inputs, cache, self.run.settings.quiet)
@@ -150,7 +152,8 @@ class Settings:
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
-    gold: int = field(default=6, metadata={"help": "epochs on the labeled examples after those on the pseudolabels; 0: none, as the paper"})
+    gold_epochs: int = field(default=6, metadata={
+        "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
@@ -169,14 +172,16 @@ class Settings:
         trained = self.method != "teacher"
         parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
         parts += [f"{self.method}{self.stages}" if self.method in ("mckd", "own") else self.method]
-        parts += [self.teacher] * (self.method != "sft") + [self.student] * trained
-        parts += [f"{name}{value}" for name in ("labeled", "gold", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+        teacher = "tuned-" * self.teacher.startswith("tuned:") + Path(self.teacher.removeprefix("tuned:")).name
+        parts += [teacher] * (self.method != "sft") + [self.student] * trained
+        parts += [f"{name}{value}" for name in ("labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size",
+                                                  "lr")
                   if (value := getattr(self, name)) != getattr(Settings, name)]
         return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{self.seed}"])
 
 
 # Settings that do not change what a run computes: a run may go on with others.
-FREE = ("out", "quiet", "device", "base_url")
+FREE = ("out", "quiet", "device")
 
 
 @dataclass
@@ -194,8 +199,14 @@ class Run:
         return list(dict.fromkeys(x.input for x in self.data.test))
 
     @property
-    def vocabulary_inputs(self):
-        return [x.input for x in self.data.labeled + self.data.unlabeled]
+    def vocabulary_texts(self):
+        """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
+        texts = [x.input for x in self.data.labeled + self.data.unlabeled]
+        if self.task.kind == "text":
+            texts += [x.output for x in self.data.labeled]
+            if self.settings.method != "sft":
+                texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
+        return texts
 
     def recipe(self, kind):
         given = {"epochs": self.settings.epochs, "batch_size": self.settings.batch_size, "lr": self.settings.lr}
@@ -228,7 +239,7 @@ class Run:
 
 def read_labels(file):
     """input -> Label; of nothing where there was nothing to label, as for the final student without a test split."""
-    return {row.input: Label(*row) for row in read_pseudolabels(file)} if file.stat().st_size else {}
+    return {row.input: row for row in read_pseudolabels(file)} if file.stat().st_size else {}
 
 
 def open_run(settings):
@@ -251,6 +262,7 @@ def open_run(settings):
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url)
     folder = settings.folder(data.folder)
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
+              "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     open_folder(folder, config, device)
     return Run(settings, data, task, folder, device), teacher
@@ -269,7 +281,10 @@ def execute(settings):
         if settings.method != "teacher":
             D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
             pool = set(D_unlabeled)                                         # a student must not have seen what it labels
-            D_labeled = [x for x in run.data.labeled if x.input not in pool] if settings.gold else []
+            D_labeled = [x for x in run.data.labeled if x.input not in pool] if settings.gold_epochs else []
+            if D_labeled:
+                print(f"Students: {settings.student}; after its pseudolabels each has {settings.gold_epochs} epochs on "
+                      f"{len(D_labeled)} labeled examples (--gold-epochs 0, the paper's way, has none)", flush=True)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}
@@ -320,7 +335,7 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("gold", 0), ("epochs", 1), ("batch_size", 1), ("labeled", 1), ("unlabeled", 4), ("max_words", 1)):
+    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
         if getattr(settings, name) is not None and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):

@@ -53,15 +53,15 @@ RECIPES = {
 # ----------------------------------------------------------------------------------------------------
 # Fresh students.
 
-def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
+def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
     """A student that has learnt nothing of the task yet; the same `seed` gives the same weights.
 
-    spec: `tiny`, `gguf:FILE`, or the folder or hub name of a pretrained encoder-decoder or causal LM. `inputs`: what `tiny`
-    trains its vocabulary on; no labels are needed for that.
+    spec: `tiny`, `gguf:FILE`, or the folder or hub name of a pretrained encoder-decoder or causal LM. `texts`: what `tiny`
+    trains its vocabulary on, inputs and, for free text, outputs.
     """
     torch.manual_seed(seed)
     if spec == "tiny":
-        tokenizer = train_tokenizer([" ".join(task.copied(input)) for input in inputs], task.symbols)
+        tokenizer = train_tokenizer([" ".join(task.copied(text)) for text in texts], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if spec.startswith("gguf:"):
         return CausalStudent(*load_causal_lm(spec), task, device)
@@ -75,17 +75,17 @@ def make_student(spec, task, inputs, seed=0, device=torch.device("cpu")):
                         f"causal LM: {str(error).splitlines()[0]}") from None
 
 
-def train_tokenizer(inputs, symbols, size=4000):
-    """A SentencePiece unigram vocabulary trained on the inputs; every bracket or tag in `symbols` is an item of its own."""
+def train_tokenizer(texts, symbols, size=4000):
+    """A SentencePiece unigram vocabulary trained on the texts; every bracket or tag in `symbols` is an item of its own."""
     import sentencepiece
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(inputs), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
+        sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
+        normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}
     # Of a small corpus SentencePiece keeps few whole words, though most are worth an item: sequences get half as long.
-    counts = Counter(word for input in inputs for word in split_words(input))
+    counts = Counter(word for text in texts for word in split_words(text))
     for word, count in counts.most_common(size - len(vocabulary)):
         if count > 1:
             vocabulary.setdefault(f"▁{word}", math.log(count / counts.total()))
@@ -233,8 +233,7 @@ class Seq2SeqStudent:
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for begin in range(0, len(order), batch_size):
             rows = order[begin:begin + batch_size]
-            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, 2 * len(sources[i]) + 32, vocabulary)
-                       for i in rows}
+            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, len(sources[i]), vocabulary) for i in rows}
             ids = padded([sources[i] for i in rows], self.pad, self.device)
             mask = (ids != self.pad).long()
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -324,6 +323,7 @@ class TunedTeacher(Teacher):
     def label(self, inputs):
         if self.student is None:
             known = [x.input for x in self.data.labeled + self.data.unlabeled]
+            known += [x.output for x in self.data.labeled] * (self.task.kind == "text")
             self.student = make_student(self.spec, self.task, known, self.seed, self.device)
             train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training", self.quiet)
         yield from self.student.label_each(inputs)

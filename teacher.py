@@ -17,7 +17,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import transformers
@@ -25,20 +24,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, context_length, make_cursor
-from data.splits import DataError, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
+from data.splits import DataError, Label, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
 DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-
-
-class Label(NamedTuple):
-    """A pseudolabel. `score` is the labeller's own mean log-probability, None where it gives none."""
-    input: str
-    output: str
-    score: float | None = None
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -136,6 +128,9 @@ class LLMTeacher(Teacher):
             self.encode = PieceEncoder(self.tokenizer)
             start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
             prompt = start + self.tokenizer(self.prompt, add_special_tokens=False).input_ids
+            if len(prompt) + 128 > (most := context_length(self.model)):
+                raise DataError(f"{self.spec}: the few-shot prompt has {len(prompt):,} tokens and the model takes {most:,}; "
+                                "use shorter (--max-words) or fewer (--labeled) examples")
             self.decoder = PackedDecoder(self.model, prompt=prompt)
         yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size))
 
@@ -155,7 +150,7 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
-    cursors = [make_cursor(task, inputs[i], encode, end, 2 * len(prompts[i]) + 32, vocabulary) for i in fits]
+    cursors = [make_cursor(task, inputs[i], encode, end, len(prompts[i]), vocabulary) for i in fits]
     for n in decoder.run(cursors, [prompts[i] for i in fits], end):
         yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
 
@@ -361,7 +356,7 @@ def label_with_cache(teacher, inputs, cache, quiet=False):
         lines = cache.read_bytes().split(b"\n")
         if lines[-1]:
             write_atomically(cache, b"".join(line + b"\n" for line in lines[:-1]))
-        known = {row.input: Label(*row) for row in (read_pseudolabels(cache) if any(lines[:-1]) else [])}
+        known = {row.input: row for row in (read_pseudolabels(cache) if any(lines[:-1]) else [])}
     missing = list(dict.fromkeys(input for input in inputs if input not in known))
     if missing:
         with open(cache, "a", encoding="utf-8") as file:
@@ -372,9 +367,9 @@ def label_with_cache(teacher, inputs, cache, quiet=False):
     return [known[input] for input in inputs]
 
 
-def cache_file(teacher, runs="runs"):
-    """Where this teacher's labels are kept: one file for each teacher, prompt and model."""
-    return Path(runs) / "teacher" / f"{hashlib.sha256(teacher.key.encode()).hexdigest()[:16]}.jsonl"
+def cache_file(teacher):
+    """Where this teacher's labels are kept, for all runs: one file for each teacher, prompt and model."""
+    return Path("runs/teacher") / f"{hashlib.sha256(teacher.key.encode()).hexdigest()[:16]}.jsonl"
 
 
 def main():
@@ -387,21 +382,21 @@ def main():
     parser.add_argument("--out", required=True, help="the file of pseudolabels to write")
     parser.add_argument("--labeled", type=int, help="gold examples to use (50); the first 20 stand in the prompt")
     parser.add_argument("--unlabeled", type=int, help="label only the first N of the unlabeled split (all)")
+    parser.add_argument("--test", type=int, default=1000, help="test sentences, the same sample as mckd.py's (1000); 0 for all")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of noisy:RATE")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    data = load_data(args.data, args.labeled, args.unlabeled, max_words=args.max_words)
+    data = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)
     task = make_task(data.config)
     task.learn(data.labeled)
-    if not args.quiet:
-        print(data.headline())
+    print(data.headline(), flush=True)
     wanted = args.split.split(",")
     for name in wanted:
         if name not in ("labeled", "unlabeled", "valid", "test"):
             raise DataError(f"--split {name}: expected labeled, unlabeled, valid or test")
-    if not Path(args.out).parent.is_dir():
+    if Path(args.out).is_dir() or not Path(args.out).parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

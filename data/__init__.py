@@ -2,8 +2,9 @@
 
     splits.py    a data folder (task.json and four .jsonl files) <-> lists of examples; files that appear whole or not at all
     trees.py     Penn trees: reading, cleaning, writing, spans
-    tasks.py     tree, slots, text: what a target sequence looks like, how it is checked, repaired and scored
+    tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
+    runs.py      a run's folder: opened or refused, and its log
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/
     prepare.py   a published corpus -> a data folder: `python data/prepare.py craft`
 

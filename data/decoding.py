@@ -136,10 +136,11 @@ class FreeCursor:
         return text, round(self.logprob / (len(self.tokens) + 1), 6)
 
 
-def make_cursor(task, input, encode, end, limit, vocabulary):
-    """The cursor for one output of this task. `vocabulary` is the list of token ids that free text may use."""
+def make_cursor(task, input, encode, end, length, vocabulary):
+    """The cursor for one output of this task. `length`: of the input, in tokens; `vocabulary`: what free text may use, a list
+    of token ids. Free text ends at twice its input's length, or at what the longest labeled output suggests."""
     if task.kind == "text":
-        return FreeCursor(encode.tokenizer, end, limit, vocabulary)
+        return FreeCursor(encode.tokenizer, end, 32 + 2 * length + 4 * task.longest, vocabulary)
     return Cursor(task, input, encode)
 
 
@@ -244,11 +245,10 @@ class PackedDecoder:
 
         @torch.no_grad()
         def logits(ids):
-            ids = ids.to(weight.device)
             if len(ids) > 1 and ids.stride(0) == 0:                 # the same candidates for all: one matrix product
-                found = hidden.float() @ weight[ids[0]].float().T
+                found = hidden.float() @ weight[ids[0].to(weight.device)].float().T
             else:
-                found = torch.einsum("nd,nkd->nk", hidden.float(), weight[ids].float())
+                found = torch.einsum("nd,nkd->nk", hidden.float(), weight[ids.to(weight.device)].float())
             return torch.tanh(found / cap) * cap if cap else found
         return logits
 
@@ -308,5 +308,5 @@ def fast_bf16(device):
     """Whether bf16 is faster than fp32 here: on GPUs that have it and on CPUs with AVX512-BF16 or AMX; elsewhere it is
     emulated, at a fraction of fp32's speed."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

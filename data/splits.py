@@ -3,7 +3,7 @@
     FOLDER/task.json         {"task": "tree" | "slots" | "text", "instruction": "one line for the prompt", ...}
            labeled.jsonl     the few gold examples, one {"input": "...", "output": "..."} a line
            unlabeled.jsonl   the many inputs; an output, where there is one, only serves to report, never to train or to choose
-           valid.jsonl       gold to watch training by (may be missing)
+           valid.jsonl       gold to choose settings by, for teacher.py --split valid; a run does not use it (may be missing)
            test.jsonl        gold to score with (may be missing: then there are no scores)
 
 Words of an input are separated by single spaces. The rows of the paper's authors are read as well:
@@ -34,10 +34,11 @@ class DataError(ValueError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a module's `main` as a command: a DataError is one line and exit code 2, an interruption one line and 130."""
+    """Run a module's `main` as a command: an error in the data or of the system (a full disk, say) is one line and exit
+    code 2, an interruption one line and 130."""
     try:
         main()
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -50,9 +51,11 @@ class Example(NamedTuple):
     output: str | None = None
 
 
-class Pseudolabel(NamedTuple):
+class Label(NamedTuple):
+    """A pseudolabel. `score` is the labeller's own mean log-probability, None where it gives none."""
+
     input: str
-    output: str  # as the teacher or a student gave it: not necessarily well-formed
+    output: str  # read from a file, not necessarily well-formed
     score: float | None = None
 
 
@@ -99,9 +102,10 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
     order already. By default that is the paper's 50 labeled (or as many as there are) and all unlabeled. A longer test split is
     sampled down to `test` sentences (0 or None: all), the same ones in every run. Raises DataError.
     """
-    for option, number in (("--labeled", labeled), ("--unlabeled", unlabeled), ("--test", test), ("--max-words", max_words)):
-        if number is not None and number < 0:
-            raise DataError(f"{option}: expected a number of at least 0, found {number}")
+    for option, number, least in (("--labeled", labeled, 1), ("--unlabeled", unlabeled, 1), ("--test", test, 0),
+                                  ("--max-words", max_words, 1)):
+        if number is not None and number < least:
+            raise DataError(f"{option}: expected a number of at least {least}, found {number}")
 
     folder = Path(folder)
     if (folder / "real" / "task.json").is_file():
@@ -178,14 +182,14 @@ def read_jsonl(path: str | Path, check: Callable[[str, str], None] | None = None
     return examples
 
 
-def read_pseudolabels(path: str | Path) -> list[Pseudolabel]:
+def read_pseudolabels(path: str | Path) -> list[Label]:
     """What a teacher or a student answered: a run's pseudolabels/*.jsonl, or the authors' rows. The answers may be anything."""
     pseudolabels = []
     for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
         score = row.get("score")
         if score is not None and type(score) not in (int, float):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
-        pseudolabels.append(Pseudolabel(_sentence(row, where), _text(row, "output", where, empty=True), score))
+        pseudolabels.append(Label(_sentence(row, where), _text(row, "output", where, empty=True), score))
     return pseudolabels
 
 
@@ -255,7 +259,7 @@ def _show(value: object) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing: a file appears whole or not at all
 
-def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Pseudolabel]) -> None:
+def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> None:
     """One JSON object a line. A NamedTuple is written by its field names, without the fields that are None."""
     rows = ({k: v for k, v in row._asdict().items() if v is not None} if isinstance(row, tuple) else row for row in rows)
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -273,8 +277,13 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    if os.name == "posix":  # the renaming itself must reach the disk; elsewhere a directory cannot be opened
-        directory = os.open(path.parent, os.O_RDONLY)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """The renaming itself must reach the disk; only POSIX systems let a directory be opened for that."""
+    if os.name == "posix":
+        directory = os.open(path, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
@@ -282,10 +291,14 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def save_folder(folder, write):
-    """Fill a folder that appears whole or not at all: written beside, then renamed."""
+    """Fill a folder that appears whole or not at all: written beside, fsynced, then renamed."""
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     write(unfinished)
+    for path in unfinished.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(unfinished, folder)
+    _sync_directory(folder.parent)

@@ -4,10 +4,14 @@ What a task knows about its outputs:
     check(input, output)    is this gold well-formed, and is it about this input?
     pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
     learn(examples)         what the labeled examples tell about well-formed outputs: which tags there are, for example
+    config()                what it takes to make this task again, with what it has learnt
     symbols                 the pieces that are no words: brackets, tags
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
+    write(words, pieces)    the output that these pieces make
     read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
+    fallback(input)         the label of last resort
+    draw(input, output)     the output drawn for a terminal
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
@@ -28,7 +32,7 @@ class TreeState:
         self.most_at_once = most_at_once or len(words)
         self.at_once = 0            # brackets opened since the last word
         self.position = 0           # words written so far
-        self.open = []              # where each open bracket began
+        self.open = ()              # where each open bracket began; a tuple, so that a shallow copy is a copy
         self.brackets = 0           # brackets opened so far
         self.closed = None          # where the bracket that the last piece closed began
 
@@ -49,11 +53,11 @@ class TreeState:
     def take(self, piece):
         self.closed = None
         if piece == "(":
-            self.open.append(self.position)
+            self.open += (self.position,)
             self.brackets += 1
             self.at_once += 1
         elif piece == ")":
-            self.closed = self.open.pop()
+            self.closed, self.open = self.open[-1], self.open[:-1]
         else:
             self.position += 1
             self.at_once = 0
@@ -202,12 +206,14 @@ class TextTask:
 
     def __init__(self, config):
         self.instruction = config.get("instruction", self.instruction)
+        self.longest = config.get("longest", 0)             # words of the longest labeled output
 
     def config(self):
-        return {"task": self.kind, "instruction": self.instruction}
+        return {"task": self.kind, "instruction": self.instruction, "longest": self.longest}
 
     def learn(self, examples):
-        """Nothing: any output may be right."""
+        """How long an output may be; else any may be right."""
+        self.longest = max((len(split_words(x.output)) for x in examples), default=0)
 
     def check(self, input, output):
         if not output.strip():
@@ -218,9 +224,6 @@ class TextTask:
 
     def copied(self, input):
         return split_words(input)
-
-    def start(self, words):
-        return None
 
     def fallback(self, input):
         return ""

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import metrics
+from conftest import ROOT
 from data import grammar
 from data.splits import load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
 from data.trees import Tree, bare_spans, clean, read_penn, write_bare, write_penn

@@ -151,7 +151,7 @@ def spy_on(here, monkeypatch, *arguments, out="run", **more):
     if not (here / "data").exists():
         make_folder(here / "data")
     spy = Spy(monkeypatch, **more)
-    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", out, "--gold", 0, *arguments)
+    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", out, "--gold-epochs", 0, *arguments)
     return spy.students
 
 
@@ -195,7 +195,7 @@ def test_students_label_what_they_have_not_seen_and_with_own_exactly_what_they_h
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_every_student_is_finetuned_on_the_labeled_examples_after_its_pseudolabels(epochs, here, monkeypatch):
-    students = spy_on(here, monkeypatch, "--stages", 3, "--gold", epochs)
+    students = spy_on(here, monkeypatch, "--stages", 3, "--gold-epochs", epochs)
     assert [len(student.examples) for student in students] == [6] * 4 + [12]
     for student in students:
         assert all(x.output.startswith("by ") for x in student.examples) and student.gold == read_jsonl("data/labeled.jsonl")
@@ -206,9 +206,9 @@ def test_a_student_never_sees_gold_of_what_it_labels(here, monkeypatch):
     make_folder(here / "data")
     labeled = read_jsonl("data/labeled.jsonl")
     write_jsonl(here / "data/unlabeled.jsonl", [labeled[0], *read_jsonl("data/unlabeled.jsonl")])
-    students = spy_on(here, monkeypatch, "--stages", 2, "--gold", 1)
+    students = spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1)
     assert all(student.gold == labeled[1:] for student in students)
-    alone = spy_on(here, monkeypatch, "--stages", 2, "--gold", 0, out="alone")
+    alone = spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 0, out="alone")
     assert all(student.gold is None for student in alone)
 
 
@@ -244,7 +244,7 @@ def test_gold_of_the_unlabeled_valid_and_test_splits_never_reaches_a_student(her
     make_folder(here / "data")
     for split in ("unlabeled", "valid", "test"):
         write_jsonl(here / f"data/{split}.jsonl", [Example(x, "POISON") for x in inputs_of("data", split)])
-    for number, arguments in enumerate((["--stages", 3, "--gold", 2], ["--method", "own", "--stages", 2], ["--method", "sft"])):
+    for number, arguments in enumerate((["--stages", 3, "--gold-epochs", 2], ["--method", "own", "--stages", 2], ["--method", "sft"])):
         for student in spy_on(here, monkeypatch, *arguments, out=f"run{number}"):
             assert student.examples and "POISON" not in repr((student.examples, student.gold, student.made_with, student.trained_with[0][:3]))
 
@@ -260,7 +260,7 @@ def test_gold_of_the_unlabeled_split_never_reaches_a_tuned_teacher(here, monkeyp
     monkeypatch.setattr(student_module, "make_student", lambda *made_with: Tuned(kind="tiny", made_with=made_with))
     monkeypatch.setattr(student_module, "train", lambda student, examples, *_, **__: trained.append((student, list(examples))))
     spy = Spy(monkeypatch)
-    run(monkeypatch, "--data", "data", "--teacher", "tuned:tiny", "--out", "run", "--stages", 2, "--gold", 0)
+    run(monkeypatch, "--data", "data", "--teacher", "tuned:tiny", "--out", "run", "--stages", 2, "--gold-epochs", 0)
     (student, examples), = trained
     assert [x.input for x in examples] == inputs_of("data", "labeled") and "POISON" not in repr((student, examples))
     assert {x.output for x in spy.students[0].examples} == {"by tuned"}
@@ -329,19 +329,14 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
 
 def test_quiet_and_device_may_change(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
-    assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu", "--base-url", "http://127.0.0.1:1") == []
+    assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu") == []
 
 
 def test_labels_that_changed_are_not_mixed_with_students_of_the_old_ones(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     (here / "labels.jsonl").write_text((here / "labels.jsonl").read_text().replace("by teacher", "by another"))
-    spy = Spy(monkeypatch)
-    try:
-        run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 2)
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:
-        assert {x.output for x in spy.students[0].examples} == {"by another"}
+    with pytest.raises(DataError, match="teacher_fingerprint"):
+        run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 2, "--gold-epochs", 0)
 
 
 @pytest.mark.parametrize("wrong", [["--teacher", "noisy:3"], ["--teacher", "replay:no-such-file"], ["--teacher", "auto"]])
@@ -438,7 +433,7 @@ def test_git_is_not_needed(here, monkeypatch):
 
 @pytest.mark.parametrize("arguments, said", [
     (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--labeled", 0], "--labeled"),
-    (["--unlabeled", 3], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
+    (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
     (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file")])
 def test_wrong_argument_is_one_line(arguments, said, here, monkeypatch, capsys):
@@ -453,7 +448,7 @@ def test_too_few_unlabeled_are_refused_before_the_teacher_is_asked(here, monkeyp
     make_folder(here / "data", n_unlabeled=3)
     with pytest.raises(DataError, match="found 3"):
         run(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--out", "run")
-    assert not (here / "teacher").exists() and not (here / "run").exists()
+    assert not (here / "runs").exists() and not (here / "run").exists()
 
 
 @pytest.mark.parametrize("line, said", [('{"input": "a b"', ":2"), ('{"output": "a"}', '"input"'), ('{"input": "a b"}', '"output"')])

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
+from conftest import ROOT
 from data import prepare as module
 from data.prepare import FILES, Sentence, account, download, main, prepare, read_source, sift, table
 from data.splits import DataError, load_data, read_jsonl

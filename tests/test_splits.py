@@ -2,15 +2,11 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from data import splits
-from data.splits import DataError, Example, Pseudolabel, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import DataError, Example, Label, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
 
@@ -99,12 +95,12 @@ def test_authors_rows(tmp_path):
     gold, guess = "(S (NP (PRP We)) (VP (VBP agree)))", "( ( We ) ( agree ) )"
     write_jsonl(path, [{"translation": {"unparsed": "We agree", "unlabeled": guess, "parsed": gold}}])
     assert read_jsonl(path, gold=True) == [Example("We agree", gold)]
-    assert read_pseudolabels(path) == [Pseudolabel("We agree", guess)]
+    assert read_pseudolabels(path) == [Label("We agree", guess)]
 
 
 def test_pseudolabels_keep_scores_and_failed_answers(tmp_path):
     path = tmp_path / "stage0.jsonl"
-    wanted = [Pseudolabel("some bread", "O B-food", -1.25), Pseudolabel("a roll", "", 0.0), Pseudolabel("tea", "I think")]
+    wanted = [Label("some bread", "O B-food", -1.25), Label("a roll", "", 0.0), Label("tea", "I think")]
     write_jsonl(path, wanted)
     assert read_pseudolabels(path) == wanted
 

@@ -131,9 +131,9 @@ def test_every_teacher_has_a_cache_of_its_own(tmp_path):
     specs = ["noisy:0.1", "noisy:0.2", "hf:a", "hf:b", "openai:a", "openai:b"]
     made = [make_teacher(spec, TREE, data) for data in (few, more) for spec in specs]
     made += [make_teacher("noisy:0.1", TREE, few, seed=1), make_teacher("openai:a", TREE, few, base_url="http://127.0.0.1:1/v1")]
-    files = [cache_file(x, tmp_path) for x in made]
+    files = [cache_file(x) for x in made]
     assert len(set(files)) == len(made)
-    assert files == [cache_file(x, tmp_path) for x in made] and all(file.parent == tmp_path / "teacher" for file in files)
+    assert files == [cache_file(x) for x in made] and all(file.parent == Path("runs/teacher") for file in files)
 
 
 def test_other_known_tags_are_another_teacher(tmp_path):
@@ -501,7 +501,7 @@ def test_api_answer_that_is_no_tree_becomes_the_fallback_and_is_counted(server):
 def test_key_is_neither_shown_nor_written(server, naps, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     made = api(server, tries=2)
-    label_with_cache(made, ["A dog ran"], cache_file(made, tmp_path))
+    label_with_cache(made, ["A dog ran"], tmp_path / "labels.jsonl")
     errors = []
     for trouble in ((500, KEY), (200, KEY), (403, KEY)):
         server.script = [trouble] * 9
