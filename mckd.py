@@ -9,7 +9,8 @@
 A student trained on an LLM's noisy pseudolabels learns the pattern of the good ones; the bad ones have no pattern, so it
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
-is trained on both halves. Read `mckd()` first; below it stand what it calls, the scores, and the command line.
+is trained on both halves. (Beyond the paper, every student then has a few epochs on the labeled examples; without them:
+--gold-epochs 0.) Read `mckd()` first; below it stand what it calls, the scores, and the command line.
 """
 import argparse
 import hashlib
@@ -88,10 +89,10 @@ class Student:
             seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
             student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
             recipe = run.recipe(student.kind)
-            self.train(student, [Example(x, self.y[x].output) for x in self.D], recipe, seed, "training")
+            self.teach(student, [Example(x, self.y[x].output) for x in self.D], recipe, seed, "training")
             if self.gold:
                 recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
-                self.train(student, self.gold, recipe, seed, "finetuning on gold")
+                self.teach(student, self.gold, recipe, seed, "finetuning on gold")
             found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
             if self.which == "final":
                 save_folder(run.folder / "final", lambda folder: save_student(student, folder))
@@ -101,7 +102,7 @@ class Student:
         found = read_labels(self.file)
         return {x: found[x] for x in inputs}
 
-    def train(self, student, examples, recipe, seed, what):
+    def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
               lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}))
 

@@ -147,7 +147,7 @@ def _read_task(folder: Path) -> dict:
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and the docstring of data/splits.py says what to put into your own")
     config = _parse(_read_bytes(path), str(path))
-    if config.get("task") not in KINDS:
+    if config.get("task") not in list(KINDS):
         raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
     for key in ("name", "instruction"):
         if key in config:

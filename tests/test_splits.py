@@ -6,7 +6,8 @@ import os
 import pytest
 
 from data import splits
-from data.splits import DataError, Example, Label, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_pseudolabels, run_command, write_atomically,
+                         write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
 
@@ -258,3 +259,13 @@ def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     assert calls[:2] == ["fsync", "replace"]
     if os.name == "posix":
         assert calls[2:] == ["fsync"]  # of the directory, for the new name
+
+
+@pytest.mark.parametrize("error", [DataError("no such file"), OSError(28, "No space left on device")])
+def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as end:
+        run_command(main)
+    shown = capsys.readouterr().err
+    assert end.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conftest import NASTY, ROOT, decode, random_sentence, random_tree
+from data.decoding import make_cursor
 from data.splits import DataError, Example
 from data.tasks import make_task
 from data.trees import split_words, write_bare
@@ -128,6 +129,20 @@ def test_untrained_student_is_valid_and_keeps_the_order(kind):
         task.check(x.input, x.output)
         assert x.score is not None and x.score <= 0
     assert len({x.output for x in found}) > 10
+
+
+def test_tiny_writes_what_its_texts_hold_also_characters_seen_once():
+    fresh = make_student("tiny", TEXT, INPUTS + ["SELECT ＊ FROM ½ µl"])
+    assert fresh.tokenizer.decode(fresh.encode.all(["½ µl ＊ SELECT"])) == "½ µl ＊ SELECT"
+
+
+def test_text_may_be_as_long_as_the_longest_labeled_output():
+    task = make_task({"task": "text"})
+    fresh = make_student("tiny", task, INPUTS)
+    short = make_cursor(task, "the cat", fresh.encode, fresh.end, 3, [5])
+    task.learn([Example("a", "b " * 100)])
+    longer = make_cursor(make_task(task.config()), "the cat", fresh.encode, fresh.end, 3, [5])
+    assert short.limit < 100 <= longer.limit
 
 
 def test_untrained_student_of_text_ends():

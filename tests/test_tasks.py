@@ -1,5 +1,6 @@
 """data/tasks.py: what a target looks like, what may come next in one, and which free answers are refused."""
 
+import copy
 import random
 
 import pytest
@@ -121,6 +122,16 @@ def test_binary_trees_of_either_branching_can_be_decoded():
             assert piece in state.choices()
             state.take(piece)
         assert state.choices() == [] and state.brackets == 5
+
+
+def test_looking_ahead_on_a_shallow_copy_leaves_the_state_as_it_was():
+    state = TreeState(list("abcd"))
+    for piece in "( ( a b".split():
+        state.take(piece)
+    before = vars(state).copy()
+    for piece in (")", "(", "c"):
+        copy.copy(state).take(piece)
+        assert vars(state) == before
 
 
 def test_a_bracket_is_not_closed_over_the_words_of_the_one_just_closed():

@@ -133,7 +133,7 @@ def test_every_teacher_has_a_cache_of_its_own(tmp_path):
     made += [make_teacher("noisy:0.1", TREE, few, seed=1), make_teacher("openai:a", TREE, few, base_url="http://127.0.0.1:1/v1")]
     files = [cache_file(x) for x in made]
     assert len(set(files)) == len(made)
-    assert files == [cache_file(x) for x in made] and all(file.parent == Path("runs/teacher") for file in files)
+    assert files == [cache_file(x) for x in made] and all(file.parent == teacher.Path("runs/teacher") for file in files)
 
 
 def test_other_known_tags_are_another_teacher(tmp_path):
@@ -331,6 +331,13 @@ def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
     made = make_teacher("hf:any", TREE, data)
     assert made.prompt == few_shot_prompt(TREE, data.labeled[:teacher.DEMONSTRATIONS])
     assert all(x.input not in made.prompt for x in data.unlabeled + data.test)
+
+
+def test_prompt_that_the_model_cannot_take_is_one_line(causal_folder):
+    made = LLMTeacher(f"hf:{causal_folder}", TREE, [Example("The cat sat", PENN)] * 5000, torch.device("cpu"))
+    with pytest.raises(DataError, match="--labeled") as error:
+        labels(made, ["The cat sat"])
+    assert "\n" not in str(error.value)
 
 
 def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):

@@ -1,0 +1,247 @@
+"""How fast this project is beside what a user would otherwise pick, both in one process, on the same model and data.
+
+    python tests/bench.py score                          # against nltk.Tree (pip install nltk)
+    python tests/bench.py train                          # against transformers' Seq2SeqTrainer (pip install accelerate)
+    python tests/bench.py decode                         # against model.generate
+    python tests/bench.py teacher --llm gguf:FILE        # against model.generate with the whole prompt in every sequence
+
+After a warm-up of both, they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
+"""
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+import student as students
+import teacher as teachers
+from data import decoding
+from data.grammar import sample
+from data.splits import Example, load_data
+from data.tasks import make_task
+from metrics import WORD_TAGS, bracket_scores
+
+CPU = torch.device("cpu")
+
+
+def compare(title, ours, theirs, repeats):
+    """Print how many times as long `theirs` takes as `ours`. Both are called without arguments."""
+    ours(), theirs()
+    turns = []
+    for _ in range(repeats):
+        times = []
+        for work in (ours, theirs):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+        turns.append(times)
+    ratios = sorted(their / our for our, their in turns)
+    seconds = [statistics.median(column) for column in zip(*turns)]
+    print(f"{title}: {statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
+          f"medians {seconds[0]:.2f} and {seconds[1]:.2f} seconds", flush=True)
+
+
+@contextmanager
+def fp32():
+    """Without bf16, so that outputs can be compared to the letter."""
+    kept = decoding.fast_bf16, students.fast_bf16
+    decoding.fast_bf16 = students.fast_bf16 = lambda device: False
+    yield
+    decoding.fast_bf16, students.fast_bf16 = kept
+
+
+def gold(n):
+    """n sentences of the sample's grammar with their trees; the task."""
+    rows = [Example(**row) for seed in range(1 + n // 1000) for row in sample(seed)["unlabeled"]][:n]
+    task = make_task({"task": "tree"})
+    task.learn(rows)
+    return rows, task
+
+
+# ----------------------------------------------------------------------------------------------------
+
+def bench_score(args):
+    from nltk import Tree
+    rows, task = gold(args.n or 5000)
+    noisy = teachers.NoisyTeacher(0.3, task, {x.input: x.output for x in rows}, 0)
+    predicted = [label.output for _, label in noisy.label([x.input for x in rows])]
+
+    def spans(tree, keep):
+        found, position = set(), 0
+
+        def walk(node):
+            nonlocal position
+            if not isinstance(node, Tree):
+                position += keep[walk.leaf]
+                walk.leaf += 1
+                return
+            start = position
+            for child in node:
+                walk(child)
+            if position - start > 1:
+                found.add((start, position))
+        walk.leaf = 0
+        walk(tree)
+        return found
+
+    def with_nltk():
+        f1s = []
+        for x, output in zip(rows, predicted):
+            tree = Tree.fromstring(x.output)
+            keep = [tag in WORD_TAGS for _, tag in tree.pos()]
+            right, guessed = spans(tree, keep), spans(Tree.fromstring(output.replace("( ", "(X ")), keep)
+            if right:
+                f1s.append(200 * len(right & guessed) / (len(right) + len(guessed)))
+        return sum(f1s) / len(f1s)
+
+    def ours():
+        return bracket_scores([x.output for x in rows], predicted, [x.input for x in rows])["f1"]
+    assert abs(ours() - with_nltk()) < 1e-6, "the two must give the same score"
+    compare(f"score, {len(rows):,} trees", ours, with_nltk, args.repeats)
+
+
+def small_t5(vocabulary_size):
+    """As large as t5-small, random weights."""
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary_size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
+
+
+def fresh(model, rows, task, kind="encoder-decoder"):
+    tokenizer = students.train_tokenizer([x.input for x in rows], task.symbols)
+    torch.manual_seed(0)
+    return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, kind)
+
+
+def bench_train(args):
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+    rows, task = gold(args.n or 512)
+    for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
+        made = fresh(model, rows, task)
+        recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
+        encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+
+        def trainer(**best):
+            with tempfile.TemporaryDirectory() as folder:
+                settings = Seq2SeqTrainingArguments(
+                    folder, num_train_epochs=1, per_device_train_batch_size=8, save_strategy="no", logging_strategy="no", report_to=[],
+                    disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, learning_rate=recipe.lr, **best)
+                Seq2SeqTrainer(made.model, settings, train_dataset=encoded,
+                               data_collator=DataCollatorForSeq2Seq(made.tokenizer, made.model)).train()
+
+        def ours():
+            students.train(made, rows, recipe, quiet=True)
+        compare(f"train, {name}, {len(rows)} examples, Seq2SeqTrainer's defaults", ours, trainer, args.repeats)
+        compare(f"train, {name}, {len(rows)} examples, bf16 and grouped by length", ours,
+                lambda: trainer(bf16=True, train_sampling_strategy="group_by_length"), args.repeats)
+
+
+def constrained(cursors, end, rows_before):
+    """`prefix_allowed_tokens_fn` for model.generate: the task's constraint, told by our cursors. `rows_before` tokens are
+    the prompt's."""
+    seen = [0] * len(cursors)
+
+    def allowed(row, ids):
+        cursor, written = cursors[row], ids[rows_before:].tolist()
+        for token in written[seen[row]:]:
+            if cursor.queue:
+                cursor.queue.pop(0)
+            elif not cursor.done:
+                cursor.choose(token, 0.0)
+                cursor.queue[:1] = []
+        seen[row] = len(written)
+        if cursor.queue:
+            return cursor.queue[:1]
+        return end[:1] if cursor.done else cursor.options()
+    return allowed
+
+
+def bench_decode(args):
+    rows, task = gold(2000)
+    made = fresh(students.tiny_t5, rows, task)
+    students.train(made, rows[:1000], replace(students.RECIPES["tiny"], epochs=2), quiet=True)
+    inputs = [x.input for x in rows[1000:1000 + (args.n or 64)]]
+    outputs = {}
+
+    def ours():
+        outputs["ours"] = [label.output for label in students.label(made, inputs, quiet=True)]
+
+    def generate(batch_size, ordered):
+        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i].split())) if ordered else range(len(inputs))
+        order, found = list(order), {}
+        for begin in range(0, len(order), batch_size):
+            batch = order[begin:begin + batch_size]
+            sources = [made.encode_input(inputs[i]) for i in batch]
+            ids = students.padded(sources, made.pad, CPU)
+            cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
+            with torch.inference_mode():
+                made.model.generate(input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=512, do_sample=False,
+                                    prefix_allowed_tokens_fn=constrained(cursors, made.end, 1))
+            found.update({i: cursor.result()[0] for i, cursor in zip(batch, cursors)})
+        outputs["theirs"] = [found[i] for i in range(len(inputs))]
+
+    with fp32():
+        for batch_size, ordered in ((8, False), (64, True)):
+            compare(f"decode, {len(inputs)} sentences, generate in batches of {batch_size}" + ", sorted" * ordered, ours,
+                    lambda: generate(batch_size, ordered), args.repeats)
+            print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
+
+
+def bench_teacher(args):
+    data = load_data(Path(__file__).resolve().parent.parent / "data" / "craft")
+    task = make_task(data.config)
+    task.learn(data.labeled)
+    inputs = [x.input for x in data.unlabeled[:args.n or 50]]
+    made = teachers.make_teacher(args.llm, task, data)
+    list(made.label(inputs[:1]))                                        # loads the model, computes the prompt's cache
+    tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
+    model, _ = teachers.load_causal_lm(args.llm)
+    outputs = {}
+
+    def ours():
+        found = dict(made.label(inputs))
+        outputs["ours"] = [found[i].output for i in range(len(inputs))]
+
+    def generate():
+        outputs["theirs"] = []
+        for begin in range(0, len(inputs), 8):
+            batch = inputs[begin:begin + 8]
+            prompts = [[tokenizer.bos_token_id] + tokenizer(made.prompt, add_special_tokens=False).input_ids
+                       + tokenizer(teachers.question(task, x), add_special_tokens=False).input_ids for x in batch]
+            width = max(map(len, prompts))
+            ids = torch.tensor([[0] * (width - len(x)) + x for x in prompts])
+            mask = torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in prompts])
+            cursors = [decoding.make_cursor(task, x, made.encode, end, width, None) for x in batch]
+            with torch.inference_mode():
+                model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=512, do_sample=False, eos_token_id=end, pad_token_id=0,
+                               prefix_allowed_tokens_fn=constrained(cursors, end, width))
+            outputs["theirs"] += [cursor.result()[0] for cursor in cursors]
+
+    with fp32():
+        compare(f"teacher, {len(inputs)} sentences, generate in batches of 8", ours, generate, args.repeats)
+    print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
+
+
+def main():
+    parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--llm", help="a causal LM for `teacher`: gguf:FILE, hf:NAME_OR_FOLDER")
+    parser.add_argument("--n", type=int, help="how many sentences")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    if args.part == "teacher" and not args.llm:
+        parser.error("teacher needs --llm")
+    random.seed(0)
+    parts[args.part](args)
+
+
+if __name__ == "__main__":
+    main()
