@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from data.runs import log_event, logged_seconds, open_folder
+from data.runs import log_event, logged_seconds, open_folder, run_folder, table
 from data.splits import (Data, DataError, Example, load_data, read_pseudolabels, run_command, save_folder, write_atomically,
                          write_jsonl)
 from data.tasks import make_task
@@ -166,20 +166,6 @@ class Settings:
     device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
-    def folder(self, data):
-        """The run's folder: what was asked for, else a name that tells runs apart. `data`: the folder that was loaded."""
-        if self.out:
-            return Path(self.out)
-        trained = self.method != "teacher"
-        parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
-        parts += [f"{self.method}{self.stages}" if self.method in ("mckd", "own") else self.method]
-        teacher = "tuned-" * self.teacher.startswith("tuned:") + Path(self.teacher.removeprefix("tuned:")).name
-        parts += [teacher] * (self.method != "sft") + [self.student] * trained
-        parts += [f"{name}{value}" for name in ("labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size",
-                                                  "lr")
-                  if (value := getattr(self, name)) != getattr(Settings, name)]
-        return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{self.seed}"])
-
 
 # Settings that do not change what a run computes: a run may go on with others.
 FREE = ("out", "quiet", "device")
@@ -261,7 +247,7 @@ def open_run(settings):
         teacher = TunedTeacher(settings.teacher.removeprefix("tuned:"), task, data, settings.seed, device, settings.quiet)
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url)
-    folder = settings.folder(data.folder)
+    folder = run_folder(settings, data.folder)
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
@@ -300,21 +286,6 @@ def execute(settings):
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
-
-
-def table(results):
-    """The final table, in Markdown: the teacher, each stage's students, the final one."""
-    def row(name, *cells):
-        shown = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
-        return f"| {name:<13} | " + " | ".join(f"{cell:>10}" for cell in shown) + " |"
-    lines = [row("", "trained on", "label F1", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
-    if results["method"] != "sft":
-        lines.append(row("teacher", None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
-    for stage in results["stages"]:
-        for student in stage["students"]:
-            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"],
-                             student["test_f1"], student["valid"], student["seconds"]))
-    return "\n".join(lines)
 
 
 def summary(all_results, seeds):

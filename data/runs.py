@@ -1,4 +1,4 @@
-"""A run's folder: opened or refused, and its log.
+"""A run's folder: its name, its opening or refusal, its log, its final table.
 
     runs/NAME/config.json            every setting, versions, git commit, data fingerprint
              log.jsonl               one JSON object per epoch, per student and per call of the teacher
@@ -16,6 +16,20 @@ import torch
 import transformers
 
 from data.splits import DataError, write_atomically
+
+
+def run_folder(settings, data):
+    """Where a run with these mckd.Settings goes: --out, else a name that tells runs apart. `data`: the folder that was loaded."""
+    if settings.out:
+        return Path(settings.out)
+    trained = settings.method != "teacher"
+    parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
+    parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
+    teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
+    parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
+    optional = ("labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    parts += [f"{name}{getattr(settings, name)}" for name in optional if getattr(settings, name) != getattr(type(settings), name)]
+    return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 
 
 def open_folder(folder, settings, device):
@@ -61,3 +75,18 @@ def logged_seconds(folder, student=None):
     events = [json.loads(line) for line in lines if line.endswith("}")]
     counted = [x for x in events if x["event"] in ("student", "teacher") and student in (None, x.get("student"))]
     return round(sum(x["seconds"] for x in counted), 1)
+
+
+def table(results):
+    """The final table, in Markdown: the teacher, each stage's students, the final one."""
+    def row(name, *cells):
+        shown = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        return f"| {name:<13} | " + " | ".join(f"{cell:>10}" for cell in shown) + " |"
+    lines = [row("", "trained on", "label F1", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
+    if results["method"] != "sft":
+        lines.append(row("teacher", None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
+    for stage in results["stages"]:
+        for student in stage["students"]:
+            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"],
+                             student["test_f1"], student["valid"], student["seconds"]))
+    return "\n".join(lines)

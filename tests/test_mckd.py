@@ -352,7 +352,7 @@ def test_recipe_that_changed_is_refused(here, monkeypatch):
 
 def test_prompted_and_tuned_llm_have_folders_of_their_own(here, monkeypatch):
     data = make_folder(here / "data")
-    folders = {mckd.Settings(teacher=teacher).folder(data).name for teacher in ("gguf:/a/m.gguf", "tuned:gguf:/a/m.gguf", "tuned:/a/m", "hf:/a/m")}
+    folders = {mckd.run_folder(mckd.Settings(teacher=teacher), data).name for teacher in ("gguf:/a/m.gguf", "tuned:gguf:/a/m.gguf", "tuned:/a/m", "hf:/a/m")}
     assert len(folders) == 4
 
 
