@@ -300,7 +300,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for setting in fields(Settings):
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", **kind, **setting.metadata)
+        help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default not in (None, False))
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", **{**kind, **setting.metadata, "help": help})
     parser.add_argument("--seeds", type=int, default=1, help="run this many seeds, from --seed on, and print mean and deviation")
     args = vars(parser.parse_args())
     if args["seeds"] < 1:
