@@ -300,7 +300,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for setting in fields(Settings):
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
-        help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default not in (None, False))
+        help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default is not None and setting.default is not False)
         parser.add_argument(f"--{setting.name.replace('_', '-')}", **{**kind, **setting.metadata, "help": help})
     parser.add_argument("--seeds", type=int, default=1, help="run this many seeds, from --seed on, and print mean and deviation")
     args = vars(parser.parse_args())
