@@ -200,7 +200,8 @@ def bench_teacher(args):
     task.learn(data.labeled)
     inputs = [x.input for x in data.unlabeled[:args.n or 50]]
     made = teachers.make_teacher(args.llm, task, data)
-    list(made.label(inputs[:1]))                                        # loads the model, computes the prompt's cache
+    with fp32():
+        list(made.label(inputs[:1]))                                    # loads the model, computes the prompt's cache
     tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
     model, _ = teachers.load_causal_lm(args.llm)
     outputs = {}
