@@ -108,7 +108,6 @@ class Student:
 
     def test_scores(self):
         """"test_f1" and "valid" on the test split, with "seconds" of training and labelling."""
-        self.label([])
         found = self.run.score_test(read_labels(self.file))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found["f1"], "valid": found["valid"],
                 "seconds": logged_seconds(self.run.folder, self.name)}
@@ -261,7 +260,7 @@ def execute(settings):
     teacher = None
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
-        Student(run, 1, "final", list(gold), gold)
+        Student(run, 1, "final", list(gold), gold).label([])
     else:
         print(f"Teacher: {made.name}", flush=True)
         teacher = Teacher(run, made)

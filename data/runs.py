@@ -43,11 +43,8 @@ def open_folder(folder, settings, device):
     else:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
         about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "device": str(device)}
-        try:
-            (folder / "students").mkdir(parents=True, exist_ok=True)
-            (folder / "pseudolabels").mkdir(exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{folder}: expected a folder that can be made ({error.strerror})") from None
+        (folder / "students").mkdir(parents=True, exist_ok=True)
+        (folder / "pseudolabels").mkdir(exist_ok=True)
         write_atomically(file, json.dumps(about, indent=2) + "\n")
     log = folder / "log.jsonl"
     if log.exists() and (events := log.read_bytes()) and not events.endswith(b"\n"):           # cut off by a crash

@@ -8,7 +8,6 @@
 After a warm-up of both, they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
 """
 import argparse
-import random
 import statistics
 import sys
 import tempfile
@@ -240,7 +239,6 @@ def main():
     args = parser.parse_args()
     if args.part == "teacher" and not args.llm:
         parser.error("teacher needs --llm")
-    random.seed(0)
     parts[args.part](args)
 
 
