@@ -47,7 +47,8 @@ def open_folder(folder, settings, device):
         (folder / "pseudolabels").mkdir(exist_ok=True)
         write_atomically(file, json.dumps(about, indent=2) + "\n")
     log = folder / "log.jsonl"
-    if log.exists() and (events := log.read_bytes()) and not events.endswith(b"\n"):           # cut off by a crash
+    log.touch()                                         # a run whose labels are all known logs nothing
+    if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
 
 

@@ -246,6 +246,13 @@ def test_teacher_method_trains_nobody(here, monkeypatch):
     assert results["stages"] == [] and 0 < results["test"]["f1"] == results["teacher"]["f1"] < 100
 
 
+def test_teacher_whose_labels_are_all_known_already(here, monkeypatch):
+    make_folder(here / "data")
+    for out in ("one", "two"):
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.5", "--method", "teacher", "--out", out)
+    assert json.loads((here / "two/results.json").read_text())["seconds"] == 0
+
+
 def test_gold_of_the_unlabeled_valid_and_test_splits_never_reaches_a_student(here, monkeypatch):
     make_folder(here / "data")
     for split in ("unlabeled", "valid", "test"):
