@@ -15,6 +15,8 @@ is trained on both halves. (Beyond the paper, every student then has a few epoch
 import argparse
 import hashlib
 import json
+import multiprocessing
+import os
 import random
 import statistics
 import time
@@ -30,6 +32,8 @@ from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
 from teacher import cache_file, label_with_cache, make_teacher
+
+THREADS = torch.get_num_threads()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -50,9 +54,9 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         s_A = Student(run, i, "A", D_A, y, D_labeled)               # trained on (A, ŷ_{i-1}), then on D_labeled
         s_B = Student(run, i, "B", D_B, y, D_labeled)               # trained on (B, ŷ_{i-1}), then on D_labeled
         if cross:
-            y = s_A.label(D_B) | s_B.label(D_A)                     # ŷ_i: each labels what it has not seen
+            y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: each labels what it has not seen
         else:
-            y = s_A.label(D_A) | s_B.label(D_B)
+            y = side_by_side((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
 
     s_n = Student(run, n, "final", D_A + D_B, y, D_labeled)         # final stage: one student, trained on both halves
@@ -80,12 +84,15 @@ class Student:
         self.run, self.stage, self.which, self.D, self.y, self.gold = run, stage, which, D, y, gold
         self.name = f"stage{stage}_{which}"
         self.file = run.folder / "students" / f"{self.name}.jsonl"
+        self.one_core = which != "final" and run.settings.student == "tiny" and run.device.type == "cpu"
+        self.place = None                                               # of its progress bars, where two students work
         run.students.append(self)
 
     def label(self, inputs):
         run = self.run
         if not self.file.exists():
             began = time.perf_counter()
+            torch.set_num_threads(1 if self.one_core else THREADS)
             seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
             student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
             recipe = run.recipe(student.kind)
@@ -93,7 +100,7 @@ class Student:
             if self.gold:
                 recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
                 self.teach(student, self.gold, recipe, seed, "finetuning on gold")
-            found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet)
+            found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet, self.place)
             if self.which == "final":
                 save_folder(run.folder / "final", lambda folder: save_student(student, folder))
             log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -104,13 +111,33 @@ class Student:
 
     def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
-              lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}))
+              lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}), self.place)
 
     def test_scores(self):
         """"test_f1" and "valid" on the test split, with "seconds" of training and labelling."""
         found = self.run.score_test(read_labels(self.file))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found["f1"], "valid": found["valid"],
                 "seconds": logged_seconds(self.run.folder, self.name)}
+
+
+def side_by_side(*labellings):
+    """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a forked process: two
+    take little longer than one. What a process does reaches this one through the run's folder; what it fails at, this one does
+    again, and says what is wrong."""
+    def work(student, inputs, place):
+        student.place = place
+        try:
+            student.label(inputs)
+        except BaseException:
+            os._exit(1)
+    if labellings[0][0].one_core and hasattr(os, "fork"):
+        processes = [multiprocessing.get_context("fork").Process(target=work, args=(student, inputs, place), daemon=True)
+                     for place, (student, inputs) in enumerate(labellings)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}
 
 
 class Teacher:

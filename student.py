@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
 from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, EncoderDecoderCache,
                           T5Config, T5ForConditionalGeneration, T5Tokenizer)
 
-from data.decoding import PackedDecoder, PieceEncoder, choose_greedily, context_length, fast_bf16, make_cursor
+from data.decoding import (PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily, context_length, fast_dtype,
+                           make_cursor)
 from data.splits import DataError, run_command, write_atomically
+from data.t5 import T5, Memory
 from data.tasks import make_task
 from data.trees import split_words
 from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
@@ -117,7 +120,7 @@ def length_bucketed_batches(lengths, batch_size, shuffle):
     return batches
 
 
-def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None):
+def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
     """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
@@ -127,7 +130,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
     steps = epochs * steps_an_epoch
 
-    weights = [weight for weight in student.model.parameters() if weight.requires_grad]
+    weights = student.weights()
     if recipe.optimizer == "Adafactor":
         optimizer = torch.optim.Adafactor(weights, lr=recipe.lr)
     else:
@@ -137,12 +140,11 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup)))
 
     student.model.train()
-    with tqdm(total=steps, desc=title, unit="step", disable=quiet) as progress:
+    with tqdm(total=steps, desc=title, unit="step", disable=quiet, position=place, leave=place is None) as progress:
         for epoch in range(1, epochs + 1):
             began, losses = time.perf_counter(), []
             for batch in length_bucketed_batches(lengths, recipe.batch_size, shuffle):
-                with torch.autocast(student.device.type, torch.bfloat16, enabled=fast_bf16(student.device)):
-                    loss = student.loss([encoded[i] for i in batch])
+                loss = student.loss([encoded[i] for i in batch])
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
@@ -173,6 +175,7 @@ class Seq2SeqStudent:
 
     def __init__(self, model, tokenizer, task, device, kind):
         self.model, self.tokenizer, self.task, self.device, self.kind = model.to(device).eval(), tokenizer, task, device, kind
+        self.t5 = T5(model) if model.config.model_type == "t5" else None
         self.encode = PieceEncoder(tokenizer)
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
@@ -189,39 +192,46 @@ class Seq2SeqStudent:
     def encode_example(self, input, output):
         return self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.limit - 1] + self.end
 
+    def weights(self):
+        return list(self.t5.stacks.values() if self.t5 else self.model.parameters())
+
     def loss(self, batch):
         """Mean cross-entropy over target tokens."""
         sources = padded([source for source, _ in batch], self.pad, self.device)
         targets = padded([target for _, target in batch], -100, self.device)
-        mask = (sources != self.pad).long()
-        if not self.symbols:
-            return self.model(input_ids=sources, attention_mask=mask, labels=targets).loss
-        read = self.model.get_encoder()(input_ids=sources, attention_mask=mask)
-        shifted = self.model.prepare_decoder_input_ids_from_labels(targets)
-        fed = self.decoder_inputs(shifted, self.is_word(shifted).cumsum(1), read.last_hidden_state, mask)
-        logits = self.model(encoder_outputs=read, attention_mask=mask, **fed).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        mask = sources != self.pad
+        if not self.t5:
+            with autocast(self.device):
+                return self.model(input_ids=sources, attention_mask=mask.long(), labels=targets).loss
+        t5 = self.t5.prepare(fast_dtype(self.device), self.model.training)
+        read = t5.encode(sources, mask)
+        tokens = self.model.prepare_decoder_input_ids_from_labels(targets)
+        fed = self.fed(tokens, self.is_word(tokens).cumsum(1), read, mask)
+        written = targets != -100
+        logits = linear(t5.decode(fed, Memory(t5, read, mask))[written], t5.output_matrix)
+        return cross_entropy(logits.float(), targets[written])
 
     def is_word(self, tokens):
         """Which tokens of a target are copied from the input: all but brackets, tags, the start and padding."""
         return ~torch.isin(tokens, self.no_words)
 
-    def decoder_inputs(self, tokens, copied, read, mask):
-        """What the decoder is fed: (batch, length) `tokens`. `copied`: how many of the input's tokens are written by then;
-        `read`, `mask`: the encoder's states and which of them are real.
+    def fed(self, tokens, copied, read, mask):
+        """What the decoder is fed: the embedded (rows, length) `tokens`. `copied`: how many of the input's tokens are written by
+        then; `read`, `mask`: the encoder's states and which of them are real.
 
         A pretrained model gets the tokens. `tiny` would need far more data than the pool to find out where in the input it
         is, so it is told: hard monotonic attention (Aharoni and Goldberg, ACL 2017) adds the encoder's state of the input
         token that is to be copied next. (F1 on 500 fresh sentences of the sample's grammar, after 5 epochs on 1,000 with
         gold: 64.7 without, 87.7 with.)
         """
+        embedded = self.t5.embed(tokens)
         if not self.symbols:
-            return {"decoder_input_ids": tokens}
+            return embedded
         following = copied.minimum(mask.sum(1, keepdim=True) - 1)[..., None].expand(-1, -1, read.shape[2])
-        return {"decoder_inputs_embeds": self.model.get_input_embeddings()(tokens) + read.gather(1, following)}
+        return embedded + read.gather(1, following)
 
     @torch.inference_mode()
-    def label_each(self, inputs, batch_size=128):
+    def label_each(self, inputs, batch_size=256):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length."""
         sources = [self.encode_input(input) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: (-len(sources[i]), i))
@@ -230,39 +240,73 @@ class Seq2SeqStudent:
         order = order[len(too_long):]
         if too_long:
             print(f"{len(too_long)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+        if self.t5:
+            self.t5.prepare(fast_dtype(self.device))
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for begin in range(0, len(order), batch_size):
             rows = order[begin:begin + batch_size]
             cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, len(sources[i]), vocabulary) for i in rows}
             ids = padded([sources[i] for i in rows], self.pad, self.device)
-            mask = (ids != self.pad).long()
-            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
-                read = self.model.get_encoder()(input_ids=ids, attention_mask=mask)
-                tokens = torch.full((len(rows), 1), self.start, device=self.device)
-                copied = torch.zeros_like(tokens)
-                while True:
-                    copied += self.is_word(tokens)
-                    logits = self.model(
-                        encoder_outputs=read, attention_mask=mask, past_key_values=cache, use_cache=True,
-                        **self.decoder_inputs(tokens, copied, read.last_hidden_state, mask)).logits[:, -1]
-                    asked = [n for n, i in enumerate(rows) if not cursors[i].queue and not cursors[i].done]
-                    if asked:
-                        some = logits[asked]
-                        choose_greedily([cursors[rows[n]] for n in asked],
-                                        lambda ids: some.gather(1, ids.to(some.device)), self.end)
-                    going_on = [n for n, i in enumerate(rows) if not cursors[i].done]
-                    if not going_on:
-                        break
-                    if len(going_on) <= 0.75 * len(rows):               # finished sentences leave the batch
-                        kept = torch.tensor(going_on, device=self.device)
-                        rows, mask, copied = [rows[n] for n in going_on], mask[kept], copied[kept]
-                        read.last_hidden_state = read.last_hidden_state[kept]
-                        cache.batch_select_indices(kept)
-                    tokens = torch.tensor([[cursors[i].queue.pop(0) if cursors[i].queue else self.pad] for i in rows],
-                                          device=self.device)
+            decoder = (T5Decoder if self.t5 else AnyDecoder)(self, ids, ids != self.pad)
+            for cursor in cursors.values():
+                cursor.queue.insert(0, self.start)
+            while going_on := [n for n, i in enumerate(rows) if not cursors[i].done]:
+                if len(going_on) <= 0.75 * len(rows):                   # finished sentences leave the batch
+                    rows = [rows[n] for n in going_on]
+                    decoder.keep(torch.tensor(going_on, device=self.device))
+                # Forced tokens that all rows have, such as the word after a tag, go in one pass.
+                width = min(len(cursors[i].queue) for i in rows if not cursors[i].done)
+                logits_of = decoder.feed([(cursors[i].queue + [self.pad] * width)[:width] for i in rows])
+                for i in rows:
+                    del cursors[i].queue[:width]
+                asked = [n for n, i in enumerate(rows) if not cursors[i].queue and not cursors[i].done]
+                if asked:
+                    choose_greedily([cursors[rows[n]] for n in asked], lambda ids: logits_of(asked, ids), self.end)
             for i, cursor in cursors.items():
                 yield i, Label(inputs[i], *cursor.result())
+
+
+class T5Decoder:
+    """One batch of outputs in the making, by a T5."""
+
+    def __init__(self, student, sources, mask):
+        self.student, self.t5, self.mask = student, student.t5, mask
+        self.read = self.t5.encode(sources, mask)
+        self.memory = Memory(self.t5, self.read, mask, room=2 * sources.shape[1])
+        self.copied = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
+
+    def feed(self, new):
+        """Feed every row its new tokens, equally many; returns a function of rows (n) and candidates (n, K): their logits."""
+        tokens = torch.tensor(new, device=self.mask.device)
+        copied = self.copied + self.student.is_word(tokens).cumsum(1)
+        states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
+        self.copied = copied[:, -1:]
+        return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix)(ids)
+
+    def keep(self, rows):
+        self.read, self.mask, self.copied = self.read[rows], self.mask[rows], self.copied[rows]
+        self.memory.keep(rows)
+
+
+class AnyDecoder:
+    """The same by any other encoder-decoder of transformers."""
+
+    def __init__(self, student, sources, mask):
+        self.model, self.mask, self.device = student.model, mask.long(), student.device
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with autocast(self.device):
+            self.read = self.model.get_encoder()(input_ids=sources, attention_mask=self.mask)
+
+    def feed(self, new):
+        with autocast(self.device):
+            logits = self.model(
+                decoder_input_ids=torch.tensor(new, device=self.device), encoder_outputs=self.read, attention_mask=self.mask,
+                past_key_values=self.cache, use_cache=True).logits[:, -1]
+        return lambda rows, ids: logits[rows].gather(1, ids.to(logits.device))
+
+    def keep(self, rows):
+        self.read.last_hidden_state, self.mask = self.read.last_hidden_state[rows], self.mask[rows]
+        self.cache.batch_select_indices(rows)
 
 
 class CausalStudent:
@@ -288,6 +332,10 @@ class CausalStudent:
         return source, target[:self.limit - len(source)]
 
     def loss(self, batch):
+        with autocast(self.device):
+            return self._loss(batch)
+
+    def _loss(self, batch):
         rows = [source + target for source, target in batch]
         self.model.set_attn_implementation("sdpa")
         hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
@@ -299,14 +347,18 @@ class CausalStudent:
         logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
         return torch.nn.functional.cross_entropy(logits.float(), targets)
 
+    def weights(self):
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
     def label_each(self, inputs):
         decoder = PackedDecoder(self.model, prompt=self.begin)
         yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, sorted(self.vocabulary))
 
 
-def label(student, inputs, title="labelling", quiet=False):
-    """The student's labels of `inputs`, in their order."""
-    found = dict(tqdm(student.label_each(inputs), title, len(inputs), unit="sentence", disable=quiet))
+def label(student, inputs, title="labelling", quiet=False, place=None):
+    """The student's labels of `inputs`, in their order. `place`: the line of the progress bar, where there are several."""
+    found = dict(tqdm(student.label_each(inputs), title, len(inputs), unit="sentence", disable=quiet, position=place,
+                      leave=place is None))
     return [found[i] for i in range(len(inputs))]
 
 

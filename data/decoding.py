@@ -167,6 +167,19 @@ def choose_greedily(cursors, logits_of, end):
         cursor.choose(ids[which], logprob)
 
 
+def candidate_logits(states, output_matrix, cap=None):
+    """A function from candidates (N, K) to their logits after `states` (N, size): only these rows of the output matrix are
+    read, a few dozen instead of 32,128 or 262,144."""
+    @torch.no_grad()
+    def logits(ids):
+        if len(ids) > 1 and ids.stride(0) == 0:                     # the same candidates for all: one matrix product
+            found = states.float() @ output_matrix[ids[0].to(states.device)].float().T
+        else:
+            found = torch.einsum("nd,nkd->nk", states.float(), output_matrix[ids.to(states.device)].float())
+        return torch.tanh(found / cap) * cap if cap else found
+    return logits
+
+
 # ----------------------------------------------------------------------------------------------------
 # A causal LM.
 
@@ -206,7 +219,7 @@ class PackedDecoder:
         self.row = torch.tensor(rows, device=device)
         self.position = torch.tensor(positions, device=device)
         self.visible = {}
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
+        with autocast(device):
             return self.model.base_model(
                 input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
                 use_cache=False, packed=self).last_hidden_state[0]
@@ -238,19 +251,9 @@ class PackedDecoder:
             out = out + torch.einsum("nhgp,phd->nhgd", weights[..., :self.prompt_length], self.prompt_values[layer])
         return out.flatten(1, 2)
 
-    def logits_of(self, hidden):
-        """A function from candidates (N, K) to their logits: only these rows of the output matrix are read."""
-        weight = self.model.get_output_embeddings().weight
+    def logits_of(self, states):
         cap = getattr(self.model.config, "final_logit_softcapping", None)
-
-        @torch.no_grad()
-        def logits(ids):
-            if len(ids) > 1 and ids.stride(0) == 0:                 # the same candidates for all: one matrix product
-                found = hidden.float() @ weight[ids[0].to(weight.device)].float().T
-            else:
-                found = torch.einsum("nd,nkd->nk", hidden.float(), weight[ids.to(weight.device)].float())
-            return torch.tanh(found / cap) * cap if cap else found
-        return logits
+        return candidate_logits(states, self.model.get_output_embeddings().weight, cap)
 
     def run(self, cursors, prompts, end, admit=256):
         """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
@@ -310,3 +313,13 @@ def fast_bf16(device):
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fast_dtype(device):
+    """The type in which this device multiplies matrices fastest."""
+    return torch.bfloat16 if fast_bf16(device) else torch.float32
+
+
+def autocast(device):
+    """Matrix products in `fast_dtype`; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))

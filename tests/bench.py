@@ -1,40 +1,45 @@
 """How fast this project is beside what a user would otherwise pick, both in one process, on the same model and data.
 
     python tests/bench.py score                          # against nltk.Tree (pip install nltk)
-    python tests/bench.py train                          # against transformers' Seq2SeqTrainer (pip install accelerate)
+    python tests/bench.py train [--llm gguf:FILE]        # against transformers' Seq2SeqTrainer (pip install accelerate)
     python tests/bench.py decode                         # against model.generate
     python tests/bench.py teacher --llm gguf:FILE        # against model.generate with the whole prompt in every sequence
+    python tests/bench.py pipeline                       # 3-stage MCKD against Seq2SeqTrainer and model.generate
 
 After a warm-up of both, they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
 """
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+import mckd
 import student as students
 import teacher as teachers
 from data import decoding
 from data.grammar import sample
-from data.splits import Example, load_data
+from data.splits import Example, load_data, read_pseudolabels
 from data.tasks import make_task
 from metrics import WORD_TAGS, bracket_scores
 
 CPU = torch.device("cpu")
 
 
-def compare(title, ours, theirs, repeats):
+def compare(title, ours, theirs, repeats, warm_up=True):
     """Print how many times as long `theirs` takes as `ours`. Both are called without arguments."""
-    ours(), theirs()
+    if warm_up:
+        ours(), theirs()
     turns = []
     for _ in range(repeats):
         times = []
@@ -52,10 +57,9 @@ def compare(title, ours, theirs, repeats):
 @contextmanager
 def fp32():
     """Without bf16, so that outputs can be compared to the letter."""
-    kept = decoding.fast_bf16, students.fast_bf16
-    decoding.fast_bf16 = students.fast_bf16 = lambda device: False
+    kept, decoding.fast_bf16 = decoding.fast_bf16, lambda device: False
     yield
-    decoding.fast_bf16, students.fast_bf16 = kept
+    decoding.fast_bf16 = kept
 
 
 def gold(n):
@@ -119,27 +123,63 @@ def fresh(model, rows, task, kind="encoder-decoder"):
     return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, kind)
 
 
-def bench_train(args):
-    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
-    rows, task = gold(args.n or 512)
-    for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        made = fresh(model, rows, task)
-        recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
-        encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+def trainer(model, encoded, batch_size, collate, optimizers=(None, None), **settings):
+    """One training by transformers' Trainer; its mean loss."""
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        settings = Seq2SeqTrainingArguments(
+            folder, per_device_train_batch_size=batch_size, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+            use_cpu=True, dataloader_pin_memory=False, **settings)
+        done = Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers).train()
+    return done.training_loss
 
-        def trainer(**best):
-            with tempfile.TemporaryDirectory() as folder:
-                settings = Seq2SeqTrainingArguments(
-                    folder, num_train_epochs=1, per_device_train_batch_size=8, save_strategy="no", logging_strategy="no", report_to=[],
-                    disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, learning_rate=recipe.lr, **best)
-                Seq2SeqTrainer(made.model, settings, train_dataset=encoded,
-                               data_collator=DataCollatorForSeq2Seq(made.tokenizer, made.model)).train()
+
+def bench_train(args):
+    """One epoch, batches of 8 (the Trainer's default), AdamW at the same learning rate, each time from the same weights."""
+    from transformers import DataCollatorForSeq2Seq
+    rows, task = gold(args.n or 256)
+    recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
+    best = {"bf16": True, "train_sampling_strategy": "group_by_length"}
+    for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
+        losses = {}
 
         def ours():
-            students.train(made, rows, recipe, quiet=True)
-        compare(f"train, {name}, {len(rows)} examples, Seq2SeqTrainer's defaults", ours, trainer, args.repeats)
-        compare(f"train, {name}, {len(rows)} examples, bf16 and grouped by length", ours,
-                lambda: trainer(bf16=True, train_sampling_strategy="group_by_length"), args.repeats)
+            made = fresh(model, rows, task)
+            students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
+
+        def theirs(**settings):
+            made = fresh(model, rows, task)
+            encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+            losses["theirs"] = trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
+                                       num_train_epochs=1, learning_rate=recipe.lr, **settings)
+        for title, settings in (("Seq2SeqTrainer's defaults", {}), ("bf16, grouped by length", best)):
+            compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats)
+            print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+    if args.llm:
+        bench_train_causal(args, rows[:args.n or 64], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
+
+
+def bench_train_causal(args, rows, task, recipe):
+    """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
+    losses = {}
+
+    def ours():
+        made = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+        students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
+
+    def theirs():
+        made = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+        made.model.requires_grad_(True)
+
+        def collate(batch):
+            ids = [source + target for source, target in batch]
+            labels = [[-100] * len(source) + target for source, target in batch]
+            return {"input_ids": students.padded(ids, 0, CPU), "labels": students.padded(labels, -100, CPU),
+                    "attention_mask": students.padded([[1] * len(x) for x in ids], 0, CPU)}
+        encoded = [made.encode_example(x.input, x.output) for x in rows]
+        losses["theirs"] = trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
+    compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats)
+    print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
 
 
 def constrained(cursors, end, rows_before):
@@ -162,39 +202,51 @@ def constrained(cursors, end, rows_before):
     return allowed
 
 
+def generate(made, inputs, batch_size, ordered=False, constrain=True, max_length=512):
+    """The labels of `inputs` by model.generate. Without the constraint an answer is read and mended; unreadable ones become
+    the fallback."""
+    task = made.task
+    order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i].split())) if ordered else range(len(inputs))
+    order, found = list(order), {}
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin:begin + batch_size]
+        ids = students.padded([made.encode_input(inputs[i]) for i in batch], made.pad, CPU)
+        cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
+        with torch.inference_mode():
+            written = made.model.generate(
+                input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=max_length, do_sample=False,
+                prefix_allowed_tokens_fn=constrained(cursors, made.end, 1) if constrain else None)
+        if constrain:
+            found.update({i: cursor.result()[0] for i, cursor in zip(batch, cursors)})
+            continue
+        for i, answer in zip(batch, made.tokenizer.batch_decode(written, skip_special_tokens=True)):
+            try:
+                found[i] = task.read(inputs[i], answer)
+            except ValueError:
+                found[i] = task.fallback(inputs[i])
+    return [found[i] for i in range(len(inputs))]
+
+
 def bench_decode(args):
+    """A split labelled by a trained student. `generate` decodes without a constraint, as the authors do, and with it."""
     rows, task = gold(2000)
     made = fresh(students.tiny_t5, rows, task)
-    students.train(made, rows[:1000], replace(students.RECIPES["tiny"], epochs=2), quiet=True)
-    inputs = [x.input for x in rows[1000:1000 + (args.n or 64)]]
-    outputs = {}
+    students.train(made, rows[:1000], replace(students.RECIPES["tiny"], epochs=6), quiet=True)
+    inputs = [x.input for x in rows[1000:1000 + (args.n or 256)]]
 
     def ours():
-        outputs["ours"] = [label.output for label in students.label(made, inputs, quiet=True)]
-
-    def generate(batch_size, ordered):
-        order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i].split())) if ordered else range(len(inputs))
-        order, found = list(order), {}
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin:begin + batch_size]
-            sources = [made.encode_input(inputs[i]) for i in batch]
-            ids = students.padded(sources, made.pad, CPU)
-            cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
-            with torch.inference_mode():
-                made.model.generate(input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=512, do_sample=False,
-                                    prefix_allowed_tokens_fn=constrained(cursors, made.end, 1))
-            found.update({i: cursor.result()[0] for i, cursor in zip(batch, cursors)})
-        outputs["theirs"] = [found[i] for i in range(len(inputs))]
-
+        return [label.output for label in students.label(made, inputs, quiet=True)]
+    for batch_size, ordered, constrain in ((8, False, False), (8, False, True), (64, True, False), (64, True, True)):
+        how = f"batches of {batch_size}" + ", sorted" * ordered + ", constrained" * constrain
+        compare(f"decode, {len(inputs)} sentences, generate in {how}", ours,
+                lambda: generate(made, inputs, batch_size, ordered, constrain), args.repeats)
     with fp32():
-        for batch_size, ordered in ((8, False), (64, True)):
-            compare(f"decode, {len(inputs)} sentences, generate in batches of {batch_size}" + ", sorted" * ordered, ours,
-                    lambda: generate(batch_size, ordered), args.repeats)
-            print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
+        same = sum(a == b for a, b in zip(ours(), generate(made, inputs, 64, True)))
+    print(f"    in fp32, constrained, the same outputs: {same} of {len(inputs)}")
 
 
 def bench_teacher(args):
-    data = load_data(Path(__file__).resolve().parent.parent / "data" / "craft")
+    data = load_data(ROOT / "data" / "craft")
     task = make_task(data.config)
     task.learn(data.labeled)
     inputs = [x.input for x in data.unlabeled[:args.n or 50]]
@@ -229,8 +281,45 @@ def bench_teacher(args):
     print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
 
 
+def bench_pipeline(args):
+    """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model,
+    optimizer, batches, epochs) and generate (batches of 8, no constraint). Times are without loading the packages."""
+    from transformers import DataCollatorForSeq2Seq
+    settings = mckd.Settings(unlabeled=args.n, quiet=True)
+    data = load_data(ROOT / settings.data, unlabeled=args.n)
+    task = make_task(data.config)
+    task.learn(data.labeled)
+    test, f1s = [x.input for x in data.test], {}
+
+    def ours():
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            f1s["ours"] = mckd.execute(replace(settings, out=folder))["test"]["f1"]
+
+    def student(examples, inputs):
+        made = students.make_student("tiny", task, [x.input for x in data.labeled + data.unlabeled])
+        recipe = students.RECIPES["tiny"]
+        epochs = max(recipe.epochs, -(-recipe.min_steps // -(-len(examples) // recipe.batch_size)))
+        for rows, times, lr in ((examples, epochs, recipe.lr), (data.labeled, settings.gold_epochs, recipe.lr * recipe.gold_lr)):
+            encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+            optimizer = torch.optim.Adafactor(made.model.parameters(), lr=lr)
+            trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer, made.model),
+                    (optimizer, None), num_train_epochs=times)
+        return dict(zip(inputs, generate(made, inputs, 8, constrain=False)))
+
+    def theirs():
+        y = {label.input: label.output for label in read_pseudolabels(data.folder / "pseudolabels.jsonl")}
+        D_A, D_B = mckd.partition([x.input for x in data.unlabeled], 0)
+        for _ in range(2):
+            y = student([Example(x, y[x]) for x in D_A], D_B + test) | student([Example(x, y[x]) for x in D_B], D_A + test)
+        y = student([Example(x, y[x]) for x in D_A + D_B], test)
+        f1s["theirs"] = bracket_scores([x.output for x in data.test], [y[x] for x in test], test)["f1"]
+    compare(f"pipeline, {len(data.unlabeled)} unlabeled sentences", ours, theirs, args.repeats, warm_up=False)
+    print(f"    test F1: {f1s['ours']:.1f} and {f1s['theirs']:.1f}")
+
+
 def main():
-    parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher}
+    parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
+             "pipeline": bench_pipeline}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--llm", help="a causal LM for `teacher`: gguf:FILE, hf:NAME_OR_FOLDER")

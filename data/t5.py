@@ -1,0 +1,168 @@
+"""T5 in few and large operations: transformers' model and weights, the same numbers, less time.
+
+What a small model costs on a CPU is mostly the number of operations, not their size. Four techniques cut it:
+
+- *Stacked weights* (`stack_weights`): what plays the same part in every layer is one tensor, so the optimizer, gradient
+  clipping and the conversion to bf16 touch about 25 tensors instead of 100.
+- *One product instead of three*: queries, keys and values of a layer, and the keys and values that all decoder layers take
+  from the encoder.
+- *Converted once*: weights go to bf16 once a training step, and once for a whole labelling, not once an operation.
+- *A key-value cache that grows by doubling* (`Memory`), not by a copy of everything for every token; the keys and values
+  of the input are computed once.
+"""
+import re
+
+import torch
+from torch.nn.functional import dropout, embedding, linear, pad, rms_norm
+from transformers.activations import ACT2FN
+
+
+def stack_weights(model):
+    """{role: Parameter (layers, rows, columns)}; the model's own weights become slices of them, so it still saves itself."""
+    roles = {}
+    for name, weight in model.named_parameters():
+        roles.setdefault(re.sub(r"block\.\d+\.|\.weight$", "", name), []).append(weight)
+    stacks = {}
+    for role, weights in roles.items():
+        stacks[role] = torch.nn.Parameter(torch.stack([weight.data for weight in weights]))
+        for weight, part in zip(weights, stacks[role].data):
+            weight.data = part
+    return stacks
+
+
+class T5:
+    """An encoder and a decoder that read the weights of a T5ForConditionalGeneration."""
+
+    def __init__(self, model):
+        self.config, self.stacks = model.config, stack_weights(model)
+        self.activation = ACT2FN[self.config.dense_act_fn]
+        attention = model.encoder.block[0].layer[0].SelfAttention
+        far = self.config.relative_attention_max_distance
+        distance = torch.arange(-far, far + 1, device=model.device)             # further is the same as `far`
+        self.buckets = {stack: attention._relative_position_bucket(
+            distance, stack == "encoder", self.config.relative_attention_num_buckets, far) for stack in ("encoder", "decoder")}
+        self.far, self.training, self.w = far, False, None
+
+    def prepare(self, dtype, training=False):
+        """Convert the weights to `dtype`, and put what is multiplied with the same states side by side."""
+        self.dtype, self.training = dtype, training
+        w = {role: stack if "norm" in role or "bias" in role else stack.to(dtype) for role, stack in self.stacks.items()}
+        fused = {}
+        for stack in ("encoder", "decoder"):
+            own = f"{stack}.layer.0.SelfAttention."
+            fused[f"{stack}.qkv"] = torch.cat([w.pop(f"{own}{x}") for x in "qkv"], 1)
+        cross = "decoder.layer.1.EncDecAttention."
+        memory = torch.cat([w.pop(f"{cross}{x}") for x in "kv"], 1).flatten(0, 1)       # of all decoder layers
+        self.w = {role: stack.unbind(0) for role, stack in (w | fused).items()} | {"memory": memory}
+        return self
+
+    def norm(self, x, role, layer=0):
+        return rms_norm(x, x.shape[-1:], self.w[role][layer], self.config.layer_norm_epsilon).to(self.dtype)
+
+    def drop(self, x):
+        return dropout(x, self.config.dropout_rate) if self.training else x
+
+    def heads(self, x):
+        """(rows, tokens, heads * size) as (rows, heads, tokens, size)."""
+        return x.unflatten(2, (self.config.num_heads, -1)).transpose(1, 2)
+
+    def bias(self, stack, distance):
+        """(rows, queries, keys) of distances, key's position minus query's, as (rows, heads, queries, keys) of scores."""
+        table = self.w[f"{stack}.layer.0.SelfAttention.relative_attention_bias"][0]
+        buckets = self.buckets[stack][distance.clamp(-self.far, self.far) + self.far]
+        return embedding(buckets, table).permute(0, 3, 1, 2)
+
+    def attend(self, query, keys, values, bias):
+        scores = (query.to(keys.dtype) @ keys.transpose(2, 3)).float() + bias
+        weights = self.drop(scores.softmax(-1).to(keys.dtype))
+        return (weights @ values).transpose(1, 2).flatten(2).to(self.dtype)
+
+    def feed_forward(self, x, stack, layer, number):
+        part = f"{stack}.layer.{number}."
+        here = self.norm(x, f"{part}layer_norm", layer)
+        if self.config.is_gated_act:
+            here = self.activation(linear(here, self.w[f"{part}DenseReluDense.wi_0"][layer])) \
+                * linear(here, self.w[f"{part}DenseReluDense.wi_1"][layer])
+        else:
+            here = self.activation(linear(here, self.w[f"{part}DenseReluDense.wi"][layer]))
+        return x + self.drop(linear(self.drop(here), self.w[f"{part}DenseReluDense.wo"][layer]))
+
+    def embed(self, ids):
+        return embedding(ids, self.w["shared"][0]).float()
+
+    def encode(self, ids, mask):
+        """The encoder's states (rows, tokens, d_model) of token ids; `mask` (rows, tokens) says which are real."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        bias = self.bias("encoder", (places - places[:, None])[None])
+        bias = bias.masked_fill(~mask[:, None, None], -torch.inf)
+        x = self.drop(self.embed(ids))
+        for layer in range(self.config.num_layers):
+            here = self.norm(x, "encoder.layer.0.layer_norm", layer)
+            query, keys, values = map(self.heads, linear(here, self.w["encoder.qkv"][layer]).chunk(3, 2))
+            x = x + self.drop(linear(self.attend(query, keys, values, bias), self.w["encoder.layer.0.SelfAttention.o"][layer]))
+            x = self.feed_forward(x, "encoder", layer, 1)
+        return self.drop(self.norm(x, "encoder.final_layer_norm"))
+
+    def decode(self, x, memory):
+        """The decoder's states (rows, new tokens, d_model) of embedded tokens, which `memory` takes in."""
+        bias = memory.distances(x.shape[1])
+        bias = self.bias("decoder", bias).masked_fill((bias > 0)[:, None], -torch.inf)          # what comes later is unseen
+        x = self.drop(x)
+        for layer in range(self.config.num_decoder_layers):
+            here = self.norm(x, "decoder.layer.0.layer_norm", layer)
+            query, keys, values = map(self.heads, linear(here, self.w["decoder.qkv"][layer]).chunk(3, 2))
+            keys, values = memory.extended(layer, keys, values)
+            x = x + self.drop(linear(self.attend(query, keys, values, bias), self.w["decoder.layer.0.SelfAttention.o"][layer]))
+            here = self.norm(x, "decoder.layer.1.layer_norm", layer)
+            query = self.heads(linear(here, self.w["decoder.layer.1.EncDecAttention.q"][layer]))
+            attended = self.attend(query, *memory.read[layer], memory.unread)
+            x = x + self.drop(linear(attended, self.w["decoder.layer.1.EncDecAttention.o"][layer]))
+            x = self.feed_forward(x, "decoder", layer, 2)
+        memory.held += x.shape[1]
+        x = self.drop(self.norm(x, "decoder.final_layer_norm"))
+        return x * self.config.d_model ** -0.5 if self.config.scale_decoder_outputs else x
+
+    @property
+    def output_matrix(self):
+        return self.w["shared" if self.config.tie_word_embeddings else "lm_head"][0]
+
+
+class Memory:
+    """What a decoder may attend to: the input's keys and values, computed once, and those of the tokens written so far.
+
+    `room`: for how many tokens a row there is room at first; 0 in training, where all tokens of a target come at once.
+    """
+
+    def __init__(self, t5, states, mask, room=0):
+        read = linear(states, t5.w["memory"])
+        if room:
+            read = read.float()                 # products as small as one query's are faster so than in bf16
+        read = read.chunk(2 * t5.config.num_decoder_layers, 2)
+        self.read = [(t5.heads(keys), t5.heads(values)) for keys, values in zip(read[::2], read[1::2])]
+        self.unread = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
+        self.held = 0                                                                       # tokens written so far
+        keys = self.read[0][0]
+        shape = (len(mask), keys.shape[1], room, keys.shape[3])
+        self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for _ in self.read] if room else None
+
+    def distances(self, new):
+        """(1, new tokens, keys): how far each key lies behind (negative) each of the `new` tokens."""
+        places = torch.arange(self.held + new, device=self.unread.device)
+        return (places - places[self.held:, None])[None]
+
+    def extended(self, layer, keys, values):
+        """All keys and values of this layer, with those of the new tokens."""
+        if self.own is None:
+            return keys, values
+        end = self.held + keys.shape[2]
+        if end > self.own[layer][0].shape[2]:
+            self.own[layer] = tuple(pad(store, (0, 0, 0, end)) for store in self.own[layer])
+        for store, new in zip(self.own[layer], (keys, values)):
+            store[:, :, self.held:end] = new
+        return tuple(store[:, :, :end] for store in self.own[layer])
+
+    def keep(self, rows):
+        """Only these rows go on."""
+        self.read = [(keys[rows], values[rows]) for keys, values in self.read]
+        self.own = [(keys[rows], values[rows]) for keys, values in self.own]
+        self.unread = self.unread[rows]
