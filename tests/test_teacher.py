@@ -115,7 +115,7 @@ def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
     found = label_with_cache(counting, ["a", "b"], cache, quiet=True)
     assert [x.output for x in found] == ["of last run" if whole else "label of a", "label of b"]
     assert counting.asked == (["b"] if whole else ["b", "a"])
-    assert len(read_pseudolabels(cache)) == 2                       # and every line of the file can be read again
+    assert len(list(read_pseudolabels(cache))) == 2                 # and every line of the file can be read again
 
 
 def test_cache_keeps_any_input_as_it_is(tmp_path):
@@ -562,11 +562,11 @@ def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for splits, n in (("unlabeled", 5), ("unlabeled,test", 8)):
         assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--split", splits, "--out", "out.jsonl", "--quiet") == 0
-        found = read_pseudolabels("out.jsonl")
+        found = list(read_pseudolabels("out.jsonl"))
         assert len(found) == n and [x.input for x in found][:5] == [x.input for x in data.unlabeled]
         assert f"out.jsonl: {n} pseudolabels" in capsys.readouterr().out
     cache, = (tmp_path / "runs" / "teacher").iterdir()
-    assert len(read_pseudolabels(cache)) == 8                       # five of them were not made again
+    assert len(list(read_pseudolabels(cache))) == 8                 # five of them were not made again
     assert run_teacher(monkeypatch, "--data", "data", "--teacher", "replay:out.jsonl", "--out", "again.jsonl") == 0
     assert [x.output for x in read_pseudolabels("again.jsonl")] == [x.output for x in found[:5]]
     assert capsys.readouterr().out.startswith("Data: ")
