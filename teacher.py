@@ -29,6 +29,7 @@ from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
 DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
+PREPARED = 4096         # inputs that are made ready to be decoded at a time: each takes kilobytes, and a pool may have a million
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -142,17 +143,22 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
     """
     tokenizer = encode.tokenizer
     end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
-    prompts = [tokenizer(question(task, input), add_special_tokens=False).input_ids for input in inputs]
-    order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
+
+    def prompt(i):
+        return tokenizer(question(task, inputs[i]), add_special_tokens=False).input_ids
+    lengths = [len(prompt(i)) for i in range(len(inputs))]
+    order = sorted(range(len(inputs)), key=lambda i: (-lengths[i], i))
     room = context_length(decoder.model) - decoder.prompt_length        # an output is about twice as long as its input
-    fits = [i for i in order if 4 * len(prompts[i]) < room]
+    fits = [i for i in order if 4 * lengths[i] < room]
     for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
-    cursors = [make_cursor(task, inputs[i], encode, end, len(prompts[i]), vocabulary) for i in fits]
-    for n in decoder.run(cursors, [prompts[i] for i in fits], end):
-        yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
+    for begin in range(0, len(fits), PREPARED):
+        part = fits[begin:begin + PREPARED]
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary) for i in part]
+        for n in decoder.run(cursors, [prompt(i) for i in part], end):
+            yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 
 # ----------------------------------------------------------------------------------------------------

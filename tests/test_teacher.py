@@ -340,7 +340,7 @@ def test_prompt_that_the_model_cannot_take_is_one_line(causal_folder):
     assert "\n" not in str(error.value)
 
 
-def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):
+def test_local_llm_labels_validly_and_the_same_in_any_order_and_in_parts(tmp_path, causal_folder, fp32, monkeypatch):
     chance = random.Random(1)
     inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
     demonstrations = [Example("The cat sat", PENN)]
@@ -362,6 +362,10 @@ KEY = "sk-test-0123456789"
 
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher, "PREPARED", 3)
+        in_parts = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
+        assert [x.output for x in in_parts] == [x.output for x in found]
     """Answers as `script` says: a list of (status, body) for the first requests, then what `answer(question)` gives."""
     daemon_threads = True
 
