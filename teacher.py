@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, context_length, make_cursor
-from data.splits import DataError, Label, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
+from data.splits import DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
@@ -165,30 +165,32 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
 # The other teachers.
 
 class ReplayTeacher(Teacher):
-    """Labels made before: a file of {"input", "output"} rows, or the authors' own rows."""
+    """Labels made before: a file of {"input", "output"} rows, or the authors' own rows. It is read anew whenever labels are
+    asked for: kept, they would stand in memory beside the students' through all stages."""
 
     def __init__(self, file, task):
-        self.name, self.file = f"replay:{file}", Path(file)
-        self.known = {}
-        for number, row in enumerate(read_pseudolabels(file), 1):
-            self.known[row.input] = Label(row.input, self._repaired(task, row), row.score)
-        self.key = f"replay:{task.config()}:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        self.name, self.file, self.task = f"replay:{file}", Path(file), task
+        for _ in read_pseudolabels(file):
+            pass                                            # what is wrong with a row is said before the run begins
+        with open(file, "rb") as opened:
+            self.key = f"replay:{task.config()}:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
-    @staticmethod
-    def _repaired(task, row):
+    def _repaired(self, row):
         try:
-            return task.read(row.input, row.output)
+            return self.task.read(row.input, row.output)
         except ValueError:
-            return task.fallback(row.input)
+            return self.task.fallback(row.input)
 
     def can_label(self, inputs):
-        return all(input in self.known for input in inputs)
+        return None not in read_labels(self.file, inputs).values()
 
     def label(self, inputs):
+        known = read_labels(self.file, inputs)
         for i, input in enumerate(inputs):
-            if input not in self.known:
+            if known[input] is None:
                 raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; make one with: python teacher.py --help")
-            yield i, self.known[input]
+            known[input] = known[input]._replace(output=self._repaired(known[input]))
+            yield i, known[input]
 
 
 class NoisyTeacher(Teacher):
@@ -355,15 +357,17 @@ def label_with_cache(teacher, inputs, cache, quiet=False):
 
     A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone.
     """
-    known = {}
+    known = dict.fromkeys(inputs)
     cache = Path(cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
     if cache.exists():
-        lines = cache.read_bytes().split(b"\n")
-        if lines[-1]:
-            write_atomically(cache, b"".join(line + b"\n" for line in lines[:-1]))
-        known = {row.input: row for row in (read_pseudolabels(cache) if any(lines[:-1]) else [])}
-    missing = list(dict.fromkeys(input for input in inputs if input not in known))
+        with open(cache, "rb") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        if whole < cache.stat().st_size:
+            os.truncate(cache, whole)
+        if whole:
+            known = read_labels(cache, inputs)
+    missing = [input for input, label in known.items() if label is None]
     if missing:
         with open(cache, "a", encoding="utf-8") as file:
             for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):

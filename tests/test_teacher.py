@@ -262,6 +262,17 @@ def test_replay_key_is_the_content(tmp_path):
     assert one == two != three
 
 
+def test_replay_of_a_malformed_file_is_refused_at_once(tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"input": "a b", "output": "( a b )"}\n{"input": "c d"}\n')
+    with pytest.raises(DataError, match="labels.jsonl:2: "):
+        ReplayTeacher(tmp_path / "labels.jsonl", TREE)
+
+
+def test_replay_of_an_input_that_is_there_twice_takes_the_last_label(tmp_path):
+    write_jsonl(tmp_path / "labels.jsonl", [Example("a b c", "( a b c )"), Example("a b c", "( ( a b ) c )")])
+    assert [x.output for x in labels(ReplayTeacher(tmp_path / "labels.jsonl", TREE), ["a b c"] * 2)] == ["( ( a b ) c )"] * 2
+
+
 def test_replay_of_an_input_that_it_has_not_is_refused(tmp_path):
     write_jsonl(tmp_path / "labels.jsonl", [Example("a b", "( a b )")])
     with pytest.raises(DataError, match="c d") as error:
@@ -351,6 +362,10 @@ def test_local_llm_labels_validly_and_the_same_in_any_order_and_in_parts(tmp_pat
     backwards = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs[::-1])
     assert [x.output for x in backwards[::-1]] == [x.output for x in found]
     assert len({x.output.count("(") for x in found}) > 1
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher, "PREPARED", 3)
+        in_parts = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
+        assert [x.output for x in in_parts] == [x.output for x in found]
     other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, torch.device("cpu")), inputs)
     assert [x.output for x in other] != [x.output for x in found]            # the prompt is read
 
@@ -362,10 +377,6 @@ KEY = "sk-test-0123456789"
 
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    with monkeypatch.context() as patched:
-        patched.setattr(teacher, "PREPARED", 3)
-        in_parts = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
-        assert [x.output for x in in_parts] == [x.output for x in found]
     """Answers as `script` says: a list of (status, body) for the first requests, then what `answer(question)` gives."""
     daemon_threads = True
 
