@@ -226,6 +226,17 @@ def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
     assert [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in again] == seeds
 
 
+def test_labels_of_earlier_stages_do_not_stay_in_memory(here, monkeypatch):
+    runs, real = [], mckd.mckd
+
+    def watched(run, D_labeled, D_unlabeled, t, *arguments, **named):
+        runs.append(run)
+        return real(run, D_labeled, D_unlabeled, t, *arguments, **named)
+    monkeypatch.setattr(mckd, "mckd", watched)
+    spy_on(here, monkeypatch, "--stages", 3)
+    assert len(runs[0].students) == 5 and all(student.y is None for student in runs[0].students)
+
+
 def test_final_student_is_what_is_saved(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     assert (here / "run/final/model.safetensors").read_text() == "2"
