@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from data.runs import log_event, logged_seconds, open_folder, run_folder, table
-from data.splits import (Data, DataError, Example, load_data, read_pseudolabels, run_command, save_folder, write_atomically,
-                         write_jsonl)
+from data.splits import (Data, DataError, Example, load_data, read_labels, read_pseudolabels, run_command, save_folder,
+                         write_atomically, write_jsonl)
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
@@ -84,30 +84,34 @@ class Student:
         self.run, self.stage, self.which, self.D, self.y, self.gold = run, stage, which, D, y, gold
         self.name = f"stage{stage}_{which}"
         self.file = run.folder / "students" / f"{self.name}.jsonl"
-        self.one_core = which != "final" and run.settings.student == "tiny" and run.device.type == "cpu"
+        # A step of `tiny` is too short for two cores to share. (A large pool had better not be in memory thrice.)
+        self.one_core = which != "final" and run.settings.student == "tiny" and run.device.type == "cpu" and len(D) < 20_000
         self.place = None                                               # of its progress bars, where two students work
         run.students.append(self)
 
     def label(self, inputs):
-        run = self.run
         if not self.file.exists():
-            began = time.perf_counter()
-            torch.set_num_threads(1 if self.one_core else THREADS)
-            seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)     # of order and dropout only
-            student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-            recipe = run.recipe(student.kind)
-            self.teach(student, [Example(x, self.y[x].output) for x in self.D], recipe, seed, "training")
-            if self.gold:
-                recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
-                self.teach(student, self.gold, recipe, seed, "finetuning on gold")
-            found = label(student, inputs + run.test_inputs, f"{self.name}: labelling", run.settings.quiet, self.place)
-            if self.which == "final":
-                save_folder(run.folder / "final", lambda folder: save_student(student, folder))
-            log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
-                                   "seconds": round(time.perf_counter() - began, 1)})
-            write_jsonl(self.file, found)
-        found = read_labels(self.file)
-        return {x: found[x] for x in inputs}
+            self.learn_and_label(inputs + self.run.test_inputs)
+        self.y = None                               # the run keeps its students, to score them; their labels need not stay
+        return read_labels(self.file, inputs)
+
+    def learn_and_label(self, inputs):
+        run, began = self.run, time.perf_counter()
+        seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order and dropout only
+        torch.set_num_threads(1 if self.one_core else THREADS)
+        student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
+        recipe = run.recipe(student.kind)
+        # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
+        self.teach(student, (Example(x, self.y.pop(x).output) for x in self.D), recipe, seed, "training")
+        if self.gold:
+            recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
+            self.teach(student, self.gold, recipe, seed, "finetuning on gold")
+        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place)
+        if self.which == "final":
+            save_folder(run.folder / "final", lambda folder: save_student(student, folder))
+        log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
+                               "seconds": round(time.perf_counter() - began, 1)})
+        write_jsonl(self.file, found)
 
     def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
@@ -115,7 +119,7 @@ class Student:
 
     def test_scores(self):
         """"test_f1" and "valid" on the test split, with "seconds" of training and labelling."""
-        found = self.run.score_test(read_labels(self.file))
+        found = self.run.score_test(read_labels(self.file, self.run.test_inputs))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found["f1"], "valid": found["valid"],
                 "seconds": logged_seconds(self.run.folder, self.name)}
 
@@ -228,13 +232,13 @@ class Run:
 
     def save_pseudolabels(self, stage, y):
         """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
-        write_jsonl(self.folder / "pseudolabels" / f"stage{stage}.jsonl", [y[x.input] for x in self.data.unlabeled])
+        write_jsonl(self.folder / "pseudolabels" / f"stage{stage}.jsonl", (y[x.input] for x in self.data.unlabeled))
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
+        known = [x for x in self.data.unlabeled if x.output is not None]
         pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
-        known = [(x, label) for x, label in pairs if x.output is not None]
-        return self.scores([x for x, _ in known], [label.output for _, label in known])["f1"] if known else None
+        return self.scores(known, [label.output for x, label in pairs if x.output is not None])["f1"] if known else None
 
     def score_test(self, labels):
         """{"f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
@@ -248,11 +252,6 @@ class Run:
             wanted = [" ".join(self.task.read_tags(x.input, x.output)) for x in gold]
         found = score(self.task.kind, wanted, outputs, [x.input for x in gold])
         return {name: round(found[name], 2) for name in ("f1", "valid")}
-
-
-def read_labels(file):
-    """input -> Label; of nothing where there was nothing to label, as for the final student without a test split."""
-    return {row.input: row for row in read_pseudolabels(file)} if file.stat().st_size else {}
 
 
 def open_run(settings):
@@ -293,8 +292,8 @@ def execute(settings):
         teacher = Teacher(run, made)
         if settings.method != "teacher":
             D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
-            pool = set(D_unlabeled)                                         # a student must not have seen what it labels
-            D_labeled = [x for x in run.data.labeled if x.input not in pool] if settings.gold_epochs else []
+            seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
+            D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
             if D_labeled:
                 print(f"Students: {settings.student}; after its pseudolabels each has {settings.gold_epochs} epochs on "
                       f"{len(D_labeled)} labeled examples (--gold-epochs 0, the paper's way, has none)", flush=True)

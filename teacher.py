@@ -24,11 +24,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, context_length, make_cursor
-from data.splits import DataError, Label, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
+from data.splits import DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 
 DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
+PREPARED = 4096         # inputs that are made ready to be decoded at a time: each takes kilobytes, and a pool may have a million
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -142,47 +143,54 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
     """
     tokenizer = encode.tokenizer
     end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
-    prompts = [tokenizer(question(task, input), add_special_tokens=False).input_ids for input in inputs]
-    order = sorted(range(len(inputs)), key=lambda i: (-len(prompts[i]), i))
+
+    def prompt(i):
+        return tokenizer(question(task, inputs[i]), add_special_tokens=False).input_ids
+    lengths = [len(prompt(i)) for i in range(len(inputs))]
+    order = sorted(range(len(inputs)), key=lambda i: (-lengths[i], i))
     room = context_length(decoder.model) - decoder.prompt_length        # an output is about twice as long as its input
-    fits = [i for i in order if 4 * len(prompts[i]) < room]
+    fits = [i for i in order if 4 * lengths[i] < room]
     for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
-    cursors = [make_cursor(task, inputs[i], encode, end, len(prompts[i]), vocabulary) for i in fits]
-    for n in decoder.run(cursors, [prompts[i] for i in fits], end):
-        yield fits[n], Label(inputs[fits[n]], *cursors[n].result())
+    for begin in range(0, len(fits), PREPARED):
+        part = fits[begin:begin + PREPARED]
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary) for i in part]
+        for n in decoder.run(cursors, [prompt(i) for i in part], end):
+            yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 
 # ----------------------------------------------------------------------------------------------------
 # The other teachers.
 
 class ReplayTeacher(Teacher):
-    """Labels made before: a file of {"input", "output"} rows, or the authors' own rows."""
+    """Labels made before: a file of {"input", "output"} rows, or the authors' own rows. It is read anew whenever labels are
+    asked for: kept, they would stand in memory beside the students' through all stages."""
 
     def __init__(self, file, task):
-        self.name, self.file = f"replay:{file}", Path(file)
-        self.known = {}
-        for number, row in enumerate(read_pseudolabels(file), 1):
-            self.known[row.input] = Label(row.input, self._repaired(task, row), row.score)
-        self.key = f"replay:{task.config()}:{hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        self.name, self.file, self.task = f"replay:{file}", Path(file), task
+        for _ in read_pseudolabels(file):
+            pass                                            # what is wrong with a row is said before the run begins
+        with open(file, "rb") as opened:
+            self.key = f"replay:{task.config()}:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
-    @staticmethod
-    def _repaired(task, row):
+    def _repaired(self, row):
         try:
-            return task.read(row.input, row.output)
+            return self.task.read(row.input, row.output)
         except ValueError:
-            return task.fallback(row.input)
+            return self.task.fallback(row.input)
 
     def can_label(self, inputs):
-        return all(input in self.known for input in inputs)
+        return None not in read_labels(self.file, inputs).values()
 
     def label(self, inputs):
+        known = read_labels(self.file, inputs)
         for i, input in enumerate(inputs):
-            if input not in self.known:
+            if known[input] is None:
                 raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; make one with: python teacher.py --help")
-            yield i, self.known[input]
+            known[input] = known[input]._replace(output=self._repaired(known[input]))
+            yield i, known[input]
 
 
 class NoisyTeacher(Teacher):
@@ -349,15 +357,17 @@ def label_with_cache(teacher, inputs, cache, quiet=False):
 
     A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone.
     """
-    known = {}
+    known = dict.fromkeys(inputs)
     cache = Path(cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
     if cache.exists():
-        lines = cache.read_bytes().split(b"\n")
-        if lines[-1]:
-            write_atomically(cache, b"".join(line + b"\n" for line in lines[:-1]))
-        known = {row.input: row for row in (read_pseudolabels(cache) if any(lines[:-1]) else [])}
-    missing = list(dict.fromkeys(input for input in inputs if input not in known))
+        with open(cache, "rb") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        if whole < cache.stat().st_size:
+            os.truncate(cache, whole)
+        if whole:
+            known = read_labels(cache, inputs)
+    missing = [input for input, label in known.items() if label is None]
     if missing:
         with open(cache, "a", encoding="utf-8") as file:
             for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):

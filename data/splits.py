@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from data.tasks import KINDS, make_task
 from data.trees import split_words
@@ -135,9 +135,14 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         chosen = random.Random(0).sample(range(available["test"]), test)
         splits["test"] = [splits["test"][i] for i in sorted(chosen)]
 
-    fingerprint = hashlib.sha256(json.dumps([config, splits], sort_keys=True).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for split in SPLITS:
+        fingerprint.update(split.encode())
+        for x in splits[split]:  # one by one: the JSON of a whole pool is not needed at once
+            fingerprint.update(json.dumps(x).encode())
     return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), kind=config["task"],
-                config=config, **splits, available=available, left_out=left_out, max_words=max_words, fingerprint=fingerprint)
+                config=config, **splits, available=available, left_out=left_out, max_words=max_words,
+                fingerprint=fingerprint.hexdigest())
 
 
 def _read_task(folder: Path) -> dict:
@@ -146,7 +151,8 @@ def _read_task(folder: Path) -> dict:
         missing = "expected a data folder with task.json" if folder.is_dir() else "no such data folder"
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and the docstring of data/splits.py says what to put into your own")
-    config = _parse(_read_bytes(path), str(path))
+    with _open(path) as file:
+        config = _parse(file.read(), str(path))
     if config.get("task") not in list(KINDS):
         raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
     for key in ("name", "instruction"):
@@ -182,36 +188,53 @@ def read_jsonl(path: str | Path, check: Callable[[str, str], None] | None = None
     return examples
 
 
-def read_pseudolabels(path: str | Path) -> list[Label]:
-    """What a teacher or a student answered: a run's pseudolabels/*.jsonl, or the authors' rows. The answers may be anything."""
-    pseudolabels = []
+def read_pseudolabels(path: str | Path) -> Iterator[Label]:
+    """What a teacher or a student answered, as it is read: a run's pseudolabels/*.jsonl, or the authors' rows. The answers
+    may be anything."""
     for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
         score = row.get("score")
         if score is not None and type(score) not in (int, float):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
-        pseudolabels.append(Label(_sentence(row, where), _text(row, "output", where, empty=True), score))
-    return pseudolabels
+        yield Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
+
+
+def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | None]:
+    """input -> Label, for these inputs alone: the file may hold many more. None for an input that it has no label of.
+
+    Where nothing is asked for, the file is not read: it may be empty.
+    """
+    found = dict.fromkeys(inputs)
+    for row in read_pseudolabels(path) if found else []:
+        if row.input in found:
+            found[row.input] = row
+    return found
 
 
 def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict]]:
-    """("file:line", object) for each line, the authors' rows renamed to our keys.
+    """("file:line", object) for each line, the authors' rows renamed to our keys. One line at a time is in memory.
 
-    Lines end at \\n alone: str.splitlines would also cut at U+2028 or U+0085, which JSON strings may contain.
+    Lines end at \\n alone, as they do in a file of bytes: str.splitlines would also cut at U+2028 or U+0085, which JSON
+    strings may contain.
     """
-    lines = _read_bytes(Path(path)).rstrip(b"\r\n\t ").split(b"\n")
-    if lines == [b""]:
+    where, blank, line_of_id = None, None, {}
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.rstrip(b"\r\n")
+            if not line.strip(b"\t "):
+                blank = blank or (number, line)  # no error at the end of the file
+                continue
+            number, line = blank or (number, line)
+            where = f"{path}:{number}"
+            row = _parse(line, where)
+            if "input" not in row and isinstance(row.get("translation"), dict):
+                row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
+            if "id" in row:
+                first = line_of_id.setdefault(json.dumps(row["id"]), number)
+                if first != number:
+                    raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")
+            yield where, row
+    if where is None:
         raise DataError(f"{path}: expected one JSON object a line, found an empty file")
-    line_of_id = {}
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
-        row = _parse(line, where)
-        if "input" not in row and isinstance(row.get("translation"), dict):
-            row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
-        if "id" in row:
-            first = line_of_id.setdefault(json.dumps(row["id"]), number)
-            if first != number:
-                raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")
-        yield where, row
 
 
 def _parse(line: bytes, where: str) -> dict:
@@ -229,22 +252,27 @@ def _parse(line: bytes, where: str) -> dict:
 
 
 def _sentence(row: dict, where: str) -> str:
-    """The input, its words separated by single spaces."""
-    return " ".join(split_words(_text(row, "input", where)))
+    """The input, its words separated by single spaces. It is interned: read from the pool and from all the files of labels,
+    a sentence is still one object, in memory once."""
+    return sys.intern(" ".join(split_words(_text(row, "input", where))))
 
 
 def _text(row: dict, key: str, where: str, empty: bool = False) -> str:
     text = row.get(key)
-    if not isinstance(text, str) or not (empty or split_words(text)):
+    if not isinstance(text, str) or not (empty or text.strip(" \t\r\n")):
         raise DataError(f'{where}: expected "{key}" to be a string{"" if empty else " with words"}, found {_show(text)}')
-    if re.search("[\ud800-\udfff]", text):  # valid in JSON, but no character: it could not be written to any file again
+    # Valid in JSON, but no character: it could not be written to any file again.
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise DataError(f'{where}: expected "{key}" to be Unicode text, found half of a surrogate pair')
     return text
 
 
-def _read_bytes(path: Path) -> bytes:
+def _open(path: str | Path) -> BinaryIO:
+    """The file opened for reading, a byte order mark skipped."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        file = open(path, "rb")
+        file.read(3 if file.peek(3).startswith(b"\xef\xbb\xbf") else 0)
+        return file
     except FileNotFoundError:
         raise DataError(f"{path}: expected a file, found none") from None
     except OSError as error:
@@ -262,16 +290,20 @@ def _show(value: object) -> str:
 def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> None:
     """One JSON object a line. A NamedTuple is written by its field names, without the fields that are None."""
     rows = ({k: v for k, v in row._asdict().items() if v is not None} if isinstance(row, tuple) else row for row in rows)
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write beside, fsync, rename: whoever looks, even after a power cut, finds the old file or the new one."""
+def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> None:
+    """Write beside, fsync, rename: whoever looks, even after a power cut, finds the old file or the new one.
+
+    Content may come in pieces, written as they come: then the whole is never in memory.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            for piece in [content] if isinstance(content, (str, bytes)) else content:
+                file.write(piece.encode("utf-8") if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -5,18 +5,26 @@
     python tests/bench.py decode                         # against model.generate
     python tests/bench.py teacher --llm gguf:FILE        # against model.generate with the whole prompt in every sequence
     python tests/bench.py pipeline                       # 3-stage MCKD against Seq2SeqTrainer and model.generate
+    python tests/bench.py scale                          # against itself: a run without a model, from 1,000 to 1,000,000 sentences
 
 After a warm-up of both, they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
+`scale` prints seconds and peak memory instead.
 """
 import argparse
+import multiprocessing
 import os
+import random
 import statistics
 import sys
 import tempfile
 import time
+from array import array
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,8 +37,9 @@ import student as students
 import teacher as teachers
 from data import decoding
 from data.grammar import sample
-from data.splits import Example, load_data, read_pseudolabels
+from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.tasks import make_task
+from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
 
 CPU = torch.device("cpu")
@@ -320,6 +329,74 @@ def bench_pipeline(args):
 def main():
     parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
              "pipeline": bench_pipeline}
+# ----------------------------------------------------------------------------------------------------
+# Everything but the model. Students are made up: they learn nothing, and what they answer depends on the sentence alone.
+
+@cache
+def shapes():
+    """The bracketings of the sample's sentences of 15 to 20 words, with gaps for the words; and those words."""
+    trees = [tree for tree in (read_penn(row["output"]) for row in sample()["unlabeled"]) if 15 <= len(tree.words) <= 20]
+    words = {word for tree in trees for word in tree.words} - {"(", ")"}
+    return [write_bare(["{}"] * len(tree.words), bare_spans(tree)) for tree in trees], sorted(words)
+
+
+def bracketed(sentence):
+    """The label of a sentence: its last word, a number, says which shape."""
+    words, (found, _) = split_words(sentence), shapes()
+    return found[int(words[-1]) % len(found)].format(*words)
+
+
+def write_pool(folder, n):
+    """A data folder with n different sentences, no two alike, and a label for each."""
+    found, words = shapes()
+    chance = random.Random(0)
+
+    def sentences(first, last):
+        for i in range(first, last):
+            yield " ".join(chance.choices(words, k=found[i % len(found)].count("{}") - 1) + [str(i)])
+    write_atomically(folder / "task.json", '{"task": "tree"}')
+    write_jsonl(folder / "labeled.jsonl", (Example(x, bracketed(x)) for x in sentences(n, n + 50)))
+    with open(folder / "unlabeled.jsonl", "w") as pool, open(folder / "pseudolabels.jsonl", "w") as labels:
+        for x in sentences(0, n):
+            pool.write(f'{{"input": "{x}"}}\n')
+            labels.write(f'{{"input": "{x}", "output": "{bracketed(x)}"}}\n')
+
+
+def peak_memory():
+    """The most that this process has had so far, in MiB."""
+    import resource                                                     # Windows has none
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 ** (2 if sys.platform == "darwin" else 1)
+
+
+def three_stages(folder):
+    """(seconds, MiB) of a run of mckd.py in this process, beyond what it has taken before."""
+    def train(student, examples, *_):
+        array("i", range(50)) * sum(1 for _ in examples)                # as many tokens as training has to hold
+
+    def label(student, inputs, *_):
+        return [Label(x, bracketed(x), -1 / n) for n, x in enumerate(inputs, 1)]
+    mckd.make_student = lambda *_: SimpleNamespace(kind="tiny")
+    mckd.train, mckd.label, mckd.save_student = train, label, lambda student, folder: folder.mkdir()
+    os.chdir(folder)
+    shapes()
+    before, began = peak_memory(), time.perf_counter()
+    with redirect_stdout(None):
+        mckd.execute(mckd.Settings(data=".", out="run", stages=3, device="cpu", quiet=True))
+    return time.perf_counter() - began, peak_memory() - before
+
+
+def bench_scale(args):
+    for n in [args.n] if args.n else [1000, 10_000, 100_000, 1_000_000]:
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            write_pool(Path(folder), n)
+            seconds, memory = fresh.submit(three_stages, folder).result()
+            print(f"scale, three stages of {n:,} sentences: {seconds:.1f} seconds, {1000 * seconds / n:.3f} per 1,000; "
+                  f"{memory:,.0f} MiB beyond the imports", flush=True)
+
+
+def main():
+    parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
+             "pipeline": bench_pipeline, "scale": bench_scale}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--llm", help="a causal LM for `teacher`: gguf:FILE, hf:NAME_OR_FOLDER")

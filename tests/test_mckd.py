@@ -226,6 +226,17 @@ def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
     assert [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in again] == seeds
 
 
+def test_labels_of_earlier_stages_do_not_stay_in_memory(here, monkeypatch):
+    runs, real = [], mckd.mckd
+
+    def watched(run, D_labeled, D_unlabeled, t, *arguments, **named):
+        runs.append(run)
+        return real(run, D_labeled, D_unlabeled, t, *arguments, **named)
+    monkeypatch.setattr(mckd, "mckd", watched)
+    spy_on(here, monkeypatch, "--stages", 3)
+    assert len(runs[0].students) == 5 and all(student.y is None for student in runs[0].students)
+
+
 def test_final_student_is_what_is_saved(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     assert (here / "run/final/model.safetensors").read_text() == "2"
@@ -286,7 +297,7 @@ def test_pseudolabels_are_in_the_order_of_the_split_doubles_too(here, monkeypatc
     students = spy_on(here, monkeypatch, "--stages", 3)
     assert [len(student.examples) for student in students] == [6, 6, 6, 6, 12]
     for stage, by in ((0, {"by teacher"}), (1, {"by 0", "by 1"}), (2, {"by 2", "by 3"})):
-        rows = read_pseudolabels(f"run/pseudolabels/stage{stage}.jsonl")
+        rows = list(read_pseudolabels(f"run/pseudolabels/stage{stage}.jsonl"))
         assert [x.input for x in rows] == [inputs[3], *inputs, inputs[0]] and {x.output for x in rows} == by
         assert all(x.score == (None if stage == 0 else -0.25) for x in rows)
 
@@ -427,7 +438,7 @@ def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, m
     results = json.loads((here / "run/results.json").read_text())
     # Token F1 over the nine with gold: `by` alone agrees in the others, 50. By the second stage nobody says `teacher`.
     assert results["stages"][0]["pseudolabel_f1"] == pytest.approx((6 * 100 + 3 * 50) / 9, abs=0.01)
-    right = sum(x.output == "by 0" for x in read_pseudolabels("run/pseudolabels/stage1.jsonl")[6:9])
+    right = sum(x.output == "by 0" for x in list(read_pseudolabels("run/pseudolabels/stage1.jsonl"))[6:9])
     assert results["stages"][1]["pseudolabel_f1"] == pytest.approx((6 * 50 + right * 100 + (3 - right) * 50) / 9, abs=0.01)
     assert len(students) == 3
 
@@ -551,7 +562,7 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     assert shown.startswith("Data: ") and "teacher" in shown and "stage2 final" in shown and (here / "runs/one/report.md").read_text() != ""
     task = make_task(CONFIG[kind])
     for stage in (0, 1):
-        rows = read_pseudolabels(here / f"runs/one/pseudolabels/stage{stage}.jsonl")
+        rows = list(read_pseudolabels(here / f"runs/one/pseudolabels/stage{stage}.jsonl"))
         assert [x.input for x in rows] == inputs_of("data")
         for x in rows if kind != "text" else []:
             task.check(x.input, x.output)

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from data import splits
-from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_pseudolabels, run_command, write_atomically,
-                         write_jsonl)
+from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
+                         write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
 
@@ -91,19 +91,60 @@ def test_fingerprint_changes_with_what_is_loaded_and_with_nothing_else(folder, t
     assert load_data(folder, labeled=2).fingerprint != before
 
 
+def test_fingerprint_tells_which_split_an_example_is_in(folder):
+    kept = (folder / "valid.jsonl").read_text()
+    (folder / "valid.jsonl").write_text("".join(kept.splitlines(True)[:3]))
+    before = load_data(folder, labeled=2).fingerprint
+    (folder / "valid.jsonl").write_text("".join(kept.splitlines(True)[:2]))
+    (folder / "test.jsonl").write_text(kept.splitlines(True)[2] + (folder / "test.jsonl").read_text())
+    assert load_data(folder, labeled=2).fingerprint != before
+
+
 def test_authors_rows(tmp_path):
     path = tmp_path / "train.json"
     gold, guess = "(S (NP (PRP We)) (VP (VBP agree)))", "( ( We ) ( agree ) )"
     write_jsonl(path, [{"translation": {"unparsed": "We agree", "unlabeled": guess, "parsed": gold}}])
     assert read_jsonl(path, gold=True) == [Example("We agree", gold)]
-    assert read_pseudolabels(path) == [Label("We agree", guess)]
+    assert list(read_pseudolabels(path)) == [Label("We agree", guess)]
 
 
 def test_pseudolabels_keep_scores_and_failed_answers(tmp_path):
     path = tmp_path / "stage0.jsonl"
     wanted = [Label("some bread", "O B-food", -1.25), Label("a roll", "", 0.0), Label("tea", "I think")]
     write_jsonl(path, wanted)
-    assert read_pseudolabels(path) == wanted
+    assert list(read_pseudolabels(path)) == wanted
+
+
+def test_labels_of_some_inputs_the_last_row_counts(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    write_jsonl(path, [Label("a", "first"), Label("b", "other"), Label("a", "last", -1.0)])
+    assert read_labels(path, ["c", "a"]) == {"c": None, "a": Label("a", "last", -1.0)}
+    path.write_bytes(b"")
+    assert read_labels(path, []) == {}
+    assert "empty file" in error_of(lambda: read_labels(path, ["a"]))
+
+
+def test_same_sentence_is_in_memory_once(folder):
+    write_jsonl(folder / "labels.jsonl", [Label("unlabeled 3  rye bread ", "O"), Label("unlabeled 4 rye bread", "O")])
+    pool = {x.input: x.input for x in load_data(folder, labeled=2).unlabeled}
+    assert all(pool[label.input] is label.input for label in read_pseudolabels(folder / "labels.jsonl"))
+
+
+def test_files_are_read_and_written_row_by_row(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"input": "a", "output": "b"}\n{"inp')
+    rows = read_pseudolabels(path)
+    assert next(rows) == Label("a", "b")  # the second line is not looked at yet
+    assert error_of(lambda: next(rows)).startswith(f"{path}:2: ")
+
+    def rows_until_an_error():
+        yield Label("a", "b")
+        assert any(name.endswith(".tmp") for name in os.listdir(tmp_path))
+        raise KeyboardInterrupt
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(path, rows_until_an_error())
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["labels.jsonl"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,6 +165,14 @@ def test_byte_order_mark_carriage_returns_and_blank_lines_at_the_end(tmp_path):
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"input": "a b"}\r\n{"input": "c"}\r\n\r\n \n')
     assert read_jsonl(path) == [Example("a b"), Example("c")]
+    path.write_bytes(b"\xef\xbb\xbf\r\n")
+    assert "empty file" in error_of(lambda: read_jsonl(path))
+
+
+def test_first_of_the_blank_lines_between_rows_is_named(tmp_path):
+    path = tmp_path / "gap.jsonl"
+    path.write_bytes(b'{"input": "a"}\n\n \t\r\n{"input": "c"}\n')
+    assert error_of(lambda: read_jsonl(path)).startswith(f"{path}:2: expected a JSON object, found malformed JSON")
 
 
 def test_words_are_separated_by_single_spaces(tmp_path):

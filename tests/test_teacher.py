@@ -115,7 +115,7 @@ def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
     found = label_with_cache(counting, ["a", "b"], cache, quiet=True)
     assert [x.output for x in found] == ["of last run" if whole else "label of a", "label of b"]
     assert counting.asked == (["b"] if whole else ["b", "a"])
-    assert len(read_pseudolabels(cache)) == 2                       # and every line of the file can be read again
+    assert len(list(read_pseudolabels(cache))) == 2                 # and every line of the file can be read again
 
 
 def test_cache_keeps_any_input_as_it_is(tmp_path):
@@ -262,6 +262,17 @@ def test_replay_key_is_the_content(tmp_path):
     assert one == two != three
 
 
+def test_replay_of_a_malformed_file_is_refused_at_once(tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"input": "a b", "output": "( a b )"}\n{"input": "c d"}\n')
+    with pytest.raises(DataError, match="labels.jsonl:2: "):
+        ReplayTeacher(tmp_path / "labels.jsonl", TREE)
+
+
+def test_replay_of_an_input_that_is_there_twice_takes_the_last_label(tmp_path):
+    write_jsonl(tmp_path / "labels.jsonl", [Example("a b c", "( a b c )"), Example("a b c", "( ( a b ) c )")])
+    assert [x.output for x in labels(ReplayTeacher(tmp_path / "labels.jsonl", TREE), ["a b c"] * 2)] == ["( ( a b ) c )"] * 2
+
+
 def test_replay_of_an_input_that_it_has_not_is_refused(tmp_path):
     write_jsonl(tmp_path / "labels.jsonl", [Example("a b", "( a b )")])
     with pytest.raises(DataError, match="c d") as error:
@@ -340,7 +351,7 @@ def test_prompt_that_the_model_cannot_take_is_one_line(causal_folder):
     assert "\n" not in str(error.value)
 
 
-def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_folder, fp32):
+def test_local_llm_labels_validly_and_the_same_in_any_order_and_in_parts(tmp_path, causal_folder, fp32, monkeypatch):
     chance = random.Random(1)
     inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
     demonstrations = [Example("The cat sat", PENN)]
@@ -351,6 +362,10 @@ def test_local_llm_labels_validly_and_the_same_in_any_order(tmp_path, causal_fol
     backwards = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs[::-1])
     assert [x.output for x in backwards[::-1]] == [x.output for x in found]
     assert len({x.output.count("(") for x in found}) > 1
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher, "PREPARED", 3)
+        in_parts = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
+        assert [x.output for x in in_parts] == [x.output for x in found]
     other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, torch.device("cpu")), inputs)
     assert [x.output for x in other] != [x.output for x in found]            # the prompt is read
 
@@ -562,11 +577,11 @@ def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for splits, n in (("unlabeled", 5), ("unlabeled,test", 8)):
         assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--split", splits, "--out", "out.jsonl", "--quiet") == 0
-        found = read_pseudolabels("out.jsonl")
+        found = list(read_pseudolabels("out.jsonl"))
         assert len(found) == n and [x.input for x in found][:5] == [x.input for x in data.unlabeled]
         assert f"out.jsonl: {n} pseudolabels" in capsys.readouterr().out
     cache, = (tmp_path / "runs" / "teacher").iterdir()
-    assert len(read_pseudolabels(cache)) == 8                       # five of them were not made again
+    assert len(list(read_pseudolabels(cache))) == 8                 # five of them were not made again
     assert run_teacher(monkeypatch, "--data", "data", "--teacher", "replay:out.jsonl", "--out", "again.jsonl") == 0
     assert [x.output for x in read_pseudolabels("again.jsonl")] == [x.output for x in found[:5]]
     assert capsys.readouterr().out.startswith("Data: ")
