@@ -13,7 +13,6 @@ import math
 import random
 import sys
 import time
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
-from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache, EncoderDecoderCache,
-                          T5Config, T5ForConditionalGeneration, T5Tokenizer)
+from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config,
+                          T5ForConditionalGeneration, T5Tokenizer)
 
-from data.decoding import (PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily, context_length, fast_dtype,
+from data.batches import TokenArrays, length_bucketed_batches, padded
+from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily, context_length, fast_dtype,
                            make_cursor)
 from data.splits import DataError, run_command, write_atomically
-from data.t5 import T5, Memory
+from data.t5 import T5, Memory, StackedAdafactor
 from data.tasks import make_task
 from data.trees import split_words
 from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
@@ -108,19 +108,6 @@ def tiny_t5(vocabulary_size):
 # ----------------------------------------------------------------------------------------------------
 # Training, the same for both kinds.
 
-def length_bucketed_batches(lengths, batch_size, shuffle):
-    """One epoch's batches of indices, each of examples of similar length, so that little of a batch is padding; the
-    batches, and the examples within a stretch of 32 batches, come in random order."""
-    order = list(range(len(lengths)))
-    shuffle.shuffle(order)
-    batches = []
-    for begin in range(0, len(order), 32 * batch_size):
-        stretch = sorted(order[begin:begin + 32 * batch_size], key=lengths.__getitem__)
-        batches += [stretch[i:i + batch_size] for i in range(0, len(stretch), batch_size)]
-    shuffle.shuffle(batches)
-    return batches
-
-
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
     """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds."""
     torch.manual_seed(seed)
@@ -133,7 +120,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
     weights = student.weights()
     if recipe.optimizer == "Adafactor":
-        optimizer = torch.optim.Adafactor(weights, lr=recipe.lr)
+        optimizer = (StackedAdafactor if student.t5 else torch.optim.Adafactor)(weights, lr=recipe.lr)
     else:
         optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.0, fused=True)
     warmup = max(1, steps // 20)
@@ -147,7 +134,8 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
             for batch in length_bucketed_batches(lengths, recipe.batch_size, shuffle):
                 loss = student.loss([encoded[i] for i in batch])
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                if recipe.optimizer != "Adafactor":             # which bounds its updates itself
+                    torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
@@ -160,32 +148,6 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
                           "seconds": round(time.perf_counter() - began, 2)})
     student.model.eval()
     return student
-
-
-class TokenArrays:
-    """Many (source, target) pairs of token ids, one after another in one array: 4 bytes a token, where a list takes 8 and more."""
-
-    def __init__(self, pairs):
-        self.tokens, self.ends = array("i"), array("q", [0])
-        for pair in pairs:
-            for ids in pair:
-                self.tokens.extend(ids)
-                self.ends.append(len(self.tokens))
-
-    def __len__(self):
-        return len(self.ends) // 2
-
-    def __getitem__(self, i):
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        begin, middle, end = self.ends[2 * i:2 * i + 3]
-        return self.tokens[begin:middle].tolist(), self.tokens[middle:end].tolist()
-
-
-def padded(rows, value, device):
-    """(batch, longest) tensor of token ids."""
-    longest = max(map(len, rows))
-    return torch.tensor([list(row) + [value] * (longest - len(row)) for row in rows], device=device)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -268,7 +230,7 @@ class Seq2SeqStudent:
             rows = order[begin:begin + batch_size]
             cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, len(sources[i]), vocabulary) for i in rows}
             ids = padded([sources[i] for i in rows], self.pad, self.device)
-            decoder = (T5Decoder if self.t5 else AnyDecoder)(self, ids, ids != self.pad)
+            decoder = T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad)
             for cursor in cursors.values():
                 cursor.queue.insert(0, self.start)
             while going_on := [n for n, i in enumerate(rows) if not cursors[i].done]:
@@ -307,27 +269,6 @@ class T5Decoder:
     def keep(self, rows):
         self.read, self.mask, self.copied = self.read[rows], self.mask[rows], self.copied[rows]
         self.memory.keep(rows)
-
-
-class AnyDecoder:
-    """The same by any other encoder-decoder of transformers."""
-
-    def __init__(self, student, sources, mask):
-        self.model, self.mask, self.device = student.model, mask.long(), student.device
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        with autocast(self.device):
-            self.read = self.model.get_encoder()(input_ids=sources, attention_mask=self.mask)
-
-    def feed(self, new):
-        with autocast(self.device):
-            logits = self.model(
-                decoder_input_ids=torch.tensor(new, device=self.device), encoder_outputs=self.read, attention_mask=self.mask,
-                past_key_values=self.cache, use_cache=True).logits[:, -1]
-        return lambda rows, ids: logits[rows].gather(1, ids.to(logits.device))
-
-    def keep(self, rows):
-        self.read.last_hidden_state, self.mask = self.read.last_hidden_state[rows], self.mask[rows]
-        self.cache.batch_select_indices(rows)
 
 
 class CausalStudent:

@@ -23,7 +23,7 @@ import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.decoding import PackedDecoder, PieceEncoder, context_length, make_cursor
+from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
 from data.splits import DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
@@ -157,8 +157,9 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary) for i in part]
-        for n in decoder.run(cursors, [prompt(i) for i in part], end):
-            yield part[n], Label(inputs[part[n]], *cursors[n].result())
+        with converted_once(decoder.model):
+            for n in decoder.run(cursors, [prompt(i) for i in part], end):
+                yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ Cursors serve every model: a PackedDecoder drives many of them with a causal LM,
 """
 import copy
 import ctypes
+from contextlib import contextmanager
 
 import torch
 import transformers
+from transformers import DynamicCache, EncoderDecoderCache
 
 from data.splits import DataError
 from data.trees import split_words
@@ -181,6 +183,30 @@ def candidate_logits(states, output_matrix, cap=None):
 
 
 # ----------------------------------------------------------------------------------------------------
+# An encoder-decoder.
+
+class AnyDecoder:
+    """One batch of outputs in the making, by any encoder-decoder of transformers: what T5Decoder in student.py is for a T5."""
+
+    def __init__(self, model, sources, mask):
+        self.model, self.mask, self.device = model, mask.long(), mask.device
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with autocast(self.device):
+            self.read = self.model.get_encoder()(input_ids=sources, attention_mask=self.mask)
+
+    def feed(self, new):
+        with autocast(self.device):
+            logits = self.model(
+                decoder_input_ids=torch.tensor(new, device=self.device), encoder_outputs=self.read, attention_mask=self.mask,
+                past_key_values=self.cache, use_cache=True).logits[:, -1]
+        return lambda rows, ids: logits[rows].gather(1, ids.to(logits.device))
+
+    def keep(self, rows):
+        self.read.last_hidden_state, self.mask = self.read.last_hidden_state[rows], self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+
+# ----------------------------------------------------------------------------------------------------
 # A causal LM.
 
 class PackedDecoder:
@@ -323,3 +349,19 @@ def fast_dtype(device):
 def autocast(device):
     """Matrix products in `fast_dtype`; weights stay as they are."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
+
+
+@contextmanager
+def converted_once(model):
+    """Inside, the weights of the linear layers are in `fast_dtype`: autocast would convert them, all of them, at every step,
+    to the same numbers. Afterwards the model is what it was."""
+    output = model.get_output_embeddings()                              # of which only a few rows are read
+    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not output]
+    kept = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(fast_dtype(model.device))
+        yield
+    finally:
+        for weight, data in zip(weights, kept):
+            weight.data = data

@@ -36,6 +36,7 @@ import mckd
 import student as students
 import teacher as teachers
 from data import decoding
+from data.batches import padded
 from data.grammar import sample
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.tasks import make_task
@@ -183,8 +184,8 @@ def bench_train_causal(args, rows, task, recipe):
         def collate(batch):
             ids = [source + target for source, target in batch]
             labels = [[-100] * len(source) + target for source, target in batch]
-            return {"input_ids": students.padded(ids, 0, CPU), "labels": students.padded(labels, -100, CPU),
-                    "attention_mask": students.padded([[1] * len(x) for x in ids], 0, CPU)}
+            return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
+                    "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
         encoded = [made.encode_example(x.input, x.output) for x in rows]
         losses["theirs"] = trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
     compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats)
@@ -219,7 +220,7 @@ def generate(made, inputs, batch_size, ordered=False, constrain=True, max_length
     order, found = list(order), {}
     for begin in range(0, len(order), batch_size):
         batch = order[begin:begin + batch_size]
-        ids = students.padded([made.encode_input(inputs[i]) for i in batch], made.pad, CPU)
+        ids = padded([made.encode_input(inputs[i]) for i in batch], made.pad, CPU)
         cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
         with torch.inference_mode():
             written = made.model.generate(

@@ -1,6 +1,7 @@
 """mckd.py: the algorithm as Figure 1 draws it, and runs that continue, repeat and refuse as they should."""
 
 import json
+import os
 import random
 import runpy
 import shutil
@@ -113,6 +114,7 @@ class Spy:
 
     def __init__(self, monkeypatch, breaks_at=None):
         self.students, self.breaks_at = [], breaks_at
+        monkeypatch.delattr(mckd.os, "fork", raising=False)         # what another process does, this one cannot see
         for name in ("make_student", "train", "label", "save_student"):
             monkeypatch.setattr(mckd, name, getattr(self, name))
 
@@ -585,6 +587,30 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "elsewhere/two")
     assert pseudolabels("elsewhere/two") == labels
     assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="students work side by side only where processes can be forked")
+def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, monkeypatch):
+    make_folder(here / "data", "tree")
+    done = subprocess.run([sys.executable, ROOT / "mckd.py", *map(str, MINIATURE), "--stages", "2", "--out", "side"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    monkeypatch.delattr(os, "fork")
+    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "after")
+    assert {name: content for name, content in files("side").items() if "labels" in name or "students" in name or "final" in name} \
+        == {name: content for name, content in files("after").items() if "labels" in name or "students" in name or "final" in name}
+    assert {json.loads(line)["student"] for line in open("side/log.jsonl") if "student" in line} \
+        == {"stage1_A", "stage1_B", "stage2_final"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="students work side by side only where processes can be forked")
+def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch):
+    make_folder(here / "data", "tree")
+
+    def train(*_, **__):
+        raise DataError("the reason")
+    monkeypatch.setattr(mckd, "train", train)
+    with pytest.raises(DataError, match="the reason"):
+        run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "run")
 
 
 @pytest.mark.parametrize("method, stages", [("own", 2), ("sft", 1), ("teacher", 0), ("mckd", 1)])

@@ -16,7 +16,8 @@ from data.splits import DataError, Example
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
-from student import RECIPES, Recipe, label, length_bucketed_batches, load_student, make_student, save_student, train, train_tokenizer
+from data.batches import TokenArrays, length_bucketed_batches
+from student import RECIPES, Recipe, label, load_student, make_student, save_student, train, train_tokenizer
 
 TREE = make_task({"task": "tree"})
 SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "B-fare.code", "B-x"]})
@@ -113,6 +114,13 @@ def test_batches_hold_similar_lengths_in_an_order_that_changes():
     assert one != two and one == length_bucketed_batches(lengths, 8, random.Random(0))
     firsts = [min(lengths[i] for i in batch) for batch in one]
     assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+def test_token_arrays_give_back_what_they_were_given():
+    chance = random.Random(0)
+    pairs = [tuple([chance.randrange(2 ** 31) for _ in range(chance.randint(0, 5))] for _ in range(2)) for _ in range(50)]
+    kept = TokenArrays(iter(pairs))
+    assert len(kept) == 50 and list(kept) == pairs and kept[49] == pairs[49]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
