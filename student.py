@@ -27,7 +27,7 @@ from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily, context_length, fast_dtype,
                            make_cursor)
 from data.splits import DataError, run_command, write_atomically
-from data.t5 import T5, Memory, StackedAdafactor
+from data.t5 import T5, Memory
 from data.tasks import make_task
 from data.trees import split_words
 from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
@@ -120,7 +120,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
     weights = student.weights()
     if recipe.optimizer == "Adafactor":
-        optimizer = (StackedAdafactor if student.t5 else torch.optim.Adafactor)(weights, lr=recipe.lr)
+        optimizer = torch.optim.Adafactor(weights, lr=recipe.lr)
     else:
         optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.0, fused=True)
     warmup = max(1, steps // 20)

@@ -30,32 +30,6 @@ def stack_weights(model):
     return stacks
 
 
-class StackedAdafactor(torch.optim.Optimizer):
-    """torch.optim.Adafactor with its defaults (Shazeer and Stern, 2018), for stacked weights: each layer's matrix gets the same update as
-    if it stood alone. An estimate of the squared gradient's mean is kept per row and per column of a matrix, not per weight."""
-
-    def __init__(self, stacks, lr):
-        super().__init__(stacks, {"lr": lr})
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self):
-        self.steps += 1
-        for group in self.param_groups:
-            for stack in group["params"]:
-                inside, squares = tuple(range(1, stack.dim())), stack.grad.square()
-                means = [squares.mean(2, keepdim=True), squares.mean(1, keepdim=True)] if stack.dim() == 3 else [squares]
-                kept = self.state[stack].setdefault("means", [torch.zeros_like(mean) for mean in means])
-                for mean, new in zip(kept, means):
-                    mean.lerp_(new, self.steps ** -0.8)
-                update = stack.grad * kept[-1].clamp(min=1e-20).rsqrt_()
-                if len(kept) == 2:
-                    update *= (kept[0] / kept[0].mean(1, keepdim=True)).clamp_(min=1e-20).rsqrt_()
-                size, length = (torch.linalg.vector_norm(x, dim=inside, keepdim=True) / stack[0].numel() ** 0.5 for x in (stack, update))
-                rate = min(group["lr"], self.steps ** -0.5)
-                stack.addcmul_(update, size.clamp_(min=1e-3) / length.clamp_(min=1), value=-rate)
-
-
 class T5:
     """An encoder and a decoder that read the weights of a T5ForConditionalGeneration."""
 
@@ -88,9 +62,9 @@ class T5:
     def drop(self, x):
         """Dropout. A random number of 64 bits serves eight elements; torch's own draws one for each, which takes longer than the
         matrix products of a small model. (The rate is a multiple of 1/256: 0.1 becomes 0.102.)"""
-        if not self.training:
+        dropped = round(256 * self.config.dropout_rate) * self.training
+        if not dropped:
             return x
-        dropped = round(256 * self.config.dropout_rate)
         noise = torch.randint(-2 ** 63, 2 ** 63 - 1, (x.numel() // 8 + 1,), device=x.device).view(torch.uint8)
         return x * (noise[:x.numel()].view(x.shape) >= dropped).to(x.dtype).mul_(256 / (256 - dropped))
 

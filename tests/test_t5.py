@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from data.t5 import T5, Memory, StackedAdafactor
+from data.t5 import T5, Memory
 
 SMALL = {"vocab_size": 60, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
          "decoder_start_token_id": 0, "relative_attention_max_distance": 12, "relative_attention_num_buckets": 8}
@@ -84,21 +84,3 @@ def test_dropout_drops_its_share_and_keeps_the_mean(model):
     assert found.max().item() == pytest.approx(1 / (1 - rate)) and found.mean().item() == pytest.approx(1, abs=0.005)
     assert not torch.equal(t5.drop(x), found)
     assert torch.equal(t5.prepare(torch.float32).drop(x), x)
-
-
-def test_stacked_adafactor_is_torchs_on_each_layer():
-    chance = torch.Generator().manual_seed(0)
-    shapes = [(3, 8, 5), (1, 20, 6), (4, 6), (1, 9, 2)]
-    stacks = [torch.nn.Parameter(torch.randn(shape, generator=chance) * 0.1) for shape in shapes]
-    alone = [[torch.nn.Parameter(part.clone()) for part in stack.data] for stack in stacks]
-    ours = StackedAdafactor(stacks, lr=0.03)
-    theirs = torch.optim.Adafactor([part for parts in alone for part in parts], lr=0.03)
-    for step in range(30):
-        for stack, parts in zip(stacks, alone):
-            stack.grad = torch.randn(stack.shape, generator=chance) * 10.0 ** -(step % 4)
-            stack.grad[0][:2] *= step % 2                                           # as rows of words that a batch lacks
-            for part, grad in zip(parts, stack.grad):
-                part.grad = grad.clone()
-        ours.step(), theirs.step()
-        for stack, parts in zip(stacks, alone):
-            torch.testing.assert_close(stack.data, torch.stack([part.data for part in parts]), rtol=1e-4, atol=1e-6)
