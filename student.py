@@ -24,8 +24,8 @@ from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTok
                           T5ForConditionalGeneration, T5Tokenizer)
 
 from data.batches import TokenArrays, length_bucketed_batches, padded
-from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily, context_length, fast_dtype,
-                           make_cursor)
+from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily,
+                           context_length, fast_dtype, make_cursor)
 from data.splits import DataError, run_command, write_atomically
 from data.t5 import T5, Memory
 from data.tasks import make_task
@@ -65,6 +65,8 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
     """
     torch.manual_seed(seed)
     if spec == "tiny":
+        if len(texts) > 100_000:                            # of a large pool, a part tells as much about words
+            texts = random.Random(0).sample(texts, 100_000)
         tokenizer = train_tokenizer([" ".join(task.copied(text)) for text in texts], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if spec.startswith("gguf:"):
@@ -72,7 +74,7 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
     try:
         if not AutoConfig.from_pretrained(spec, trust_remote_code=False).is_encoder_decoder:
             return CausalStudent(*load_causal_lm(spec), task, device)
-        model = AutoModelForSeq2SeqLM.from_pretrained(spec, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(spec), task, device, "encoder-decoder")
     except (OSError, ValueError) as error:
         raise DataError(f"--student {spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or "
@@ -216,9 +218,9 @@ class Seq2SeqStudent:
     @torch.inference_mode()
     def label_each(self, inputs, batch_size=256):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length."""
-        sources = [self.encode_input(input) for input in inputs]
-        order = sorted(range(len(inputs)), key=lambda i: (-len(sources[i]), i))
-        too_long = [i for i in order if 4 * len(sources[i]) >= self.limit]                  # its output would not fit
+        lengths = [len(self.encode_input(input)) for input in inputs]
+        order = sorted(range(len(inputs)), key=lambda i: (-lengths[i], i))
+        too_long = [i for i in order if 4 * lengths[i] >= self.limit]                       # its output would not fit
         yield from ((i, Label(inputs[i], self.task.fallback(inputs[i]))) for i in too_long)
         order = order[len(too_long):]
         if too_long:
@@ -228,8 +230,8 @@ class Seq2SeqStudent:
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for begin in range(0, len(order), batch_size):
             rows = order[begin:begin + batch_size]
-            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, len(sources[i]), vocabulary) for i in rows}
-            ids = padded([sources[i] for i in rows], self.pad, self.device)
+            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary) for i in rows}
+            ids = padded([self.encode_input(inputs[i]) for i in rows], self.pad, self.device)
             decoder = T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad)
             for cursor in cursors.values():
                 cursor.queue.insert(0, self.start)
@@ -365,7 +367,7 @@ def load_student(folder, device=torch.device("cpu")):
             student = CausalStudent(*load_causal_lm(folder), task, device)
             student.vocabulary = set(about["vocabulary"])
             return student
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(folder), task, device, about["kind"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None

@@ -1,12 +1,13 @@
 """T5 in few and large operations: transformers' model and weights, the same numbers, less time.
 
-What a small model costs on a CPU is mostly the number of operations, not their size. Four techniques cut it:
+What a small model costs on a CPU is mostly the number of operations, not their size. Five techniques cut it:
 
-- *Stacked weights* (`stack_weights`): what plays the same part in every layer is one tensor, so the optimizer, gradient
-  clipping and the conversion to bf16 touch about 25 tensors instead of 100.
+- *Stacked weights* (`stack_weights`): what plays the same part in every layer is one tensor, so the optimizer and the
+  conversion to bf16 touch 26 tensors instead of 100.
 - *One product instead of three*: queries, keys and values of a layer, and the keys and values that all decoder layers take
   from the encoder.
 - *Converted once*: weights go to bf16 once a training step, and once for a whole labelling, not once an operation.
+- *Cheap dropout* (`drop`).
 - *A key-value cache that grows by doubling* (`Memory`), not by a copy of everything for every token; the keys and values
   of the input are computed once.
 """
