@@ -4,6 +4,7 @@
     python tests/bench.py train [--llm gguf:FILE]        # against transformers' Seq2SeqTrainer (pip install accelerate)
     python tests/bench.py decode                         # against model.generate
     python tests/bench.py teacher --llm gguf:FILE        # against model.generate with the whole prompt in every sequence
+    python tests/bench.py techniques [--llm gguf:FILE]   # against itself: every technique switched off
     python tests/bench.py pipeline                       # 3-stage MCKD against Seq2SeqTrainer and model.generate
     python tests/bench.py scale                          # against itself: a run without a model, from 1,000 to 1,000,000 sentences
 
@@ -20,11 +21,12 @@ import tempfile
 import time
 from array import array
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,6 +41,7 @@ from data import decoding
 from data.batches import padded
 from data.grammar import sample
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
+from data.t5 import T5
 from data.tasks import make_task
 from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
@@ -166,7 +169,7 @@ def bench_train(args):
             compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats)
             print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
     if args.llm:
-        bench_train_causal(args, rows[:args.n or 64], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
+        bench_train_causal(args, rows[:len(rows) // 4], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
 
 def bench_train_causal(args, rows, task, recipe):
@@ -291,6 +294,55 @@ def bench_teacher(args):
     print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
 
 
+def bench_techniques(args):
+    """What each technique buys alone: the work with it, and with the plain way in its place."""
+    rows, task = gold(512)
+    tiny = students.make_student("tiny", task, [x.input for x in rows])
+    students.train(tiny, rows[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
+    inputs = [x.input for x in rows[256:]]
+    label_each = students.Seq2SeqStudent.label_each
+
+    def train_tiny():
+        students.train(tiny, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
+
+    def label_tiny():
+        students.label(tiny, inputs, quiet=True)
+
+    def random_batches(lengths, size, shuffle):
+        order = shuffle.sample(range(len(lengths)), len(lengths))
+        return [order[i:i + size] for i in range(0, len(order), size)]
+
+    def all_logits(states, output_matrix, cap=None):
+        found = states.float() @ output_matrix.float().T
+        return lambda ids: found.gather(1, ids)
+    fp32 = (decoding, "fast_bf16", lambda device: False)
+    cases = [("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
+             ("tiny trains: a random number for eight elements", train_tiny,
+              (T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
+             ("tiny trains: bf16", train_tiny, fp32),
+             ("tiny labels: batches of 256", label_tiny, (students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
+             ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
+             ("tiny labels: bf16", label_tiny, fp32)]
+    if args.llm:
+        llm = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+
+        def train_llm():
+            students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)
+
+        def label_llm():
+            students.label(llm, inputs[:64], quiet=True)
+        cases += [("the LLM trains: bf16", train_llm, fp32),
+                  ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "vocabulary", set(range(llm.model.config.vocab_size)))),
+                  ("the LLM labels: weights converted once", label_llm, (teachers, "converted_once", lambda model: nullcontext())),
+                  ("the LLM labels: only the candidates' logits", label_llm, (decoding, "candidate_logits", all_logits)),
+                  ("the LLM labels: bf16", label_llm, fp32)]
+    for title, work, (where, name, plain) in cases:
+        def plainly():
+            with patch.object(where, name, plain):
+                work()
+        compare(title, work, plainly, args.repeats)
+
+
 def bench_pipeline(args):
     """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model,
     optimizer, batches, epochs) and generate (batches of 8, no constraint). Times are without loading the packages."""
@@ -397,7 +449,7 @@ def bench_scale(args):
 
 def main():
     parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
-             "pipeline": bench_pipeline, "scale": bench_scale}
+             "pipeline": bench_pipeline, "techniques": bench_techniques, "scale": bench_scale}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--llm", help="a causal LM for `teacher`: gguf:FILE, hf:NAME_OR_FOLDER")
