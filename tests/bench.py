@@ -154,15 +154,16 @@ def bench_train(args):
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
     best = {"bf16": True, "train_sampling_strategy": "group_by_length"}
     for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        losses = {}
+        losses, made = {}, fresh(model, rows, task)
+        start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
+        encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
 
         def ours():
-            made = fresh(model, rows, task)
+            made.model.load_state_dict(start)
             students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
 
         def theirs(**settings):
-            made = fresh(model, rows, task)
-            encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+            made.model.load_state_dict(start)
             losses["theirs"] = trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
                                        num_train_epochs=1, learning_rate=recipe.lr, **settings)
         for title, settings in (("Seq2SeqTrainer's defaults", {}), ("bf16, grouped by length", best)):
@@ -174,14 +175,19 @@ def bench_train(args):
 
 def bench_train_causal(args, rows, task, recipe):
     """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
-    losses = {}
+    losses, made = {}, students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+    start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
+    frozen = [weight for weight in made.model.parameters() if not weight.requires_grad]
+    encoded = [made.encode_example(x.input, x.output) for x in rows]
 
     def ours():
-        made = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+        made.model.load_state_dict(start)
+        for weight in frozen:
+            weight.requires_grad = False
         students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
 
     def theirs():
-        made = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+        made.model.load_state_dict(start)
         made.model.requires_grad_(True)
 
         def collate(batch):
@@ -189,7 +195,6 @@ def bench_train_causal(args, rows, task, recipe):
             labels = [[-100] * len(source) + target for source, target in batch]
             return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
                     "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
-        encoded = [made.encode_example(x.input, x.output) for x in rows]
         losses["theirs"] = trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
     compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats)
     print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
