@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import random
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from student import RECIPES, TunedTeacher, label, make_student, save_student, tr
 from teacher import cache_file, label_with_cache, make_teacher
 
 THREADS = torch.get_num_threads()
+FORKS = sys.platform == "linux"          # elsewhere a forked process may not use what the libraries have set up
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def side_by_side(*labellings):
             student.label(inputs)
         except BaseException:
             os._exit(1)
-    if labellings[0][0].one_core and hasattr(os, "fork") and not all(student.file.exists() for student, _ in labellings):
+    if FORKS and labellings[0][0].one_core and not all(student.file.exists() for student, _ in labellings):
         processes = [multiprocessing.get_context("fork").Process(target=work, args=(student, inputs, place), daemon=True)
                      for place, (student, inputs) in enumerate(labellings)]
         for process in processes:

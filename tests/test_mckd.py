@@ -1,7 +1,6 @@
 """mckd.py: the algorithm as Figure 1 draws it, and runs that continue, repeat and refuse as they should."""
 
 import json
-import os
 import random
 import runpy
 import shutil
@@ -114,7 +113,7 @@ class Spy:
 
     def __init__(self, monkeypatch, breaks_at=None):
         self.students, self.breaks_at = [], breaks_at
-        monkeypatch.delattr(mckd.os, "fork", raising=False)         # what another process does, this one cannot see
+        monkeypatch.setattr(mckd, "FORKS", False)                 # what another process does, this one cannot see
         for name in ("make_student", "train", "label", "save_student"):
             monkeypatch.setattr(mckd, name, getattr(self, name))
 
@@ -589,12 +588,12 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="students work side by side only where processes can be forked")
+@pytest.mark.skipif(not mckd.FORKS, reason="students work side by side only on Linux")
 def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, monkeypatch):
     make_folder(here / "data", "tree")
     done = subprocess.run([sys.executable, ROOT / "mckd.py", *map(str, MINIATURE), "--stages", "2", "--out", "side"], capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
-    monkeypatch.delattr(os, "fork")
+    monkeypatch.setattr(mckd, "FORKS", False)
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "after")
     assert {name: content for name, content in files("side").items() if "labels" in name or "students" in name or "final" in name} \
         == {name: content for name, content in files("after").items() if "labels" in name or "students" in name or "final" in name}
@@ -602,7 +601,7 @@ def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, m
         == {"stage1_A", "stage1_B", "stage2_final"}
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="students work side by side only where processes can be forked")
+@pytest.mark.skipif(not mckd.FORKS, reason="students work side by side only on Linux")
 def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch):
     make_folder(here / "data", "tree")
 
@@ -627,7 +626,7 @@ def test_three_stages_go_on_after_the_second_is_lost(here, monkeypatch):
     assert len(labels) == 3 and labels["stage1.jsonl"] != labels["stage2.jsonl"]
     for lost in [*(here / "run/students").glob("stage2_*"), *(here / "run/pseudolabels").iterdir()]:
         lost.unlink()
-    monkeypatch.delattr(os, "fork", raising=False)
+    monkeypatch.setattr(mckd, "FORKS", False)
     made, real = [], mckd.make_student
     monkeypatch.setattr(mckd, "make_student", lambda *arguments: made.append(1) or real(*arguments))
     run(monkeypatch, *MINIATURE, "--stages", 3, "--out", "run")
