@@ -128,8 +128,8 @@ class Student:
 
 def side_by_side(*labellings):
     """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a forked process: two
-    take little longer than one. What a process does reaches this one through the run's folder; what it fails at, this one does
-    again, and says what is wrong."""
+    take about a quarter longer than one. What a process does reaches this one through the run's folder; what it fails at, this
+    one does again, and says what is wrong."""
     def work(student, inputs, place):
         student.place = place
         try:

@@ -4,6 +4,8 @@
     trees.py     Penn trees: reading, cleaning, writing, spans
     tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
+    t5.py        T5 in few and large operations, for the small students
+    batches.py   token arrays and batches
     runs.py      a run's folder: its name, its opening or refusal, its log, its final table
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/
     prepare.py   a published corpus -> a data folder: `python data/prepare.py craft`
