@@ -111,7 +111,8 @@ def tiny_t5(vocabulary_size):
 # Training, the same for both kinds.
 
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
-    """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds."""
+    """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds.
+    `place`: the line of the progress bar, where there are several."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
     encoded = TokenArrays(student.encode_example(x.input, x.output) for x in examples)
@@ -266,7 +267,7 @@ class T5Decoder:
         copied = self.copied + self.student.is_word(tokens).cumsum(1)
         states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
         self.copied = copied[:, -1:]
-        return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix)(ids)
+        return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix, ids)
 
     def keep(self, rows):
         self.read, self.mask, self.copied = self.read[rows], self.mask[rows], self.copied[rows]
@@ -320,7 +321,7 @@ class CausalStudent:
 
 
 def label(student, inputs, title="labelling", quiet=False, place=None):
-    """The student's labels of `inputs`, in their order. `place`: the line of the progress bar, where there are several."""
+    """The student's labels of `inputs`, in their order. `place`: as in `train`."""
     found = dict(tqdm(student.label_each(inputs), title, len(inputs), unit="sentence", disable=quiet, position=place,
                       leave=place is None))
     return [found[i] for i in range(len(inputs))]

@@ -169,17 +169,15 @@ def choose_greedily(cursors, logits_of, end):
         cursor.choose(ids[which], logprob)
 
 
-def candidate_logits(states, output_matrix, cap=None):
-    """A function from candidates (N, K) to their logits after `states` (N, size): only these rows of the output matrix are
-    read, a few dozen instead of 32,128 or 262,144."""
-    @torch.no_grad()
-    def logits(ids):
-        if len(ids) > 1 and ids.stride(0) == 0:                     # the same candidates for all: one matrix product
-            found = states.float() @ output_matrix[ids[0].to(states.device)].float().T
-        else:
-            found = torch.einsum("nd,nkd->nk", states.float(), output_matrix[ids.to(states.device)].float())
-        return torch.tanh(found / cap) * cap if cap else found
-    return logits
+@torch.no_grad()
+def candidate_logits(states, output_matrix, ids, cap=None):
+    """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
+    few dozen instead of 32,128 or 262,144."""
+    if len(ids) > 1 and ids.stride(0) == 0:                         # the same candidates for all: one matrix product
+        found = states.float() @ output_matrix[ids[0].to(states.device)].float().T
+    else:
+        found = torch.einsum("nd,nkd->nk", states.float(), output_matrix[ids.to(states.device)].float())
+    return torch.tanh(found / cap) * cap if cap else found
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -278,8 +276,9 @@ class PackedDecoder:
         return out.flatten(1, 2)
 
     def logits_of(self, states):
+        """A function from candidates (N, K) to their logits after `states` (N, size)."""
         cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return candidate_logits(states, self.model.get_output_embeddings().weight, cap)
+        return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
     def run(self, cursors, prompts, end, admit=256):
         """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.

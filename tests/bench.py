@@ -220,19 +220,20 @@ def constrained(cursors, end, rows_before):
     return allowed
 
 
-def generate(made, inputs, batch_size, ordered=False, constrain=True, max_length=512):
+def generate(made, inputs, batch_size, ordered=False, constrain=True):
     """The labels of `inputs` by model.generate. Without the constraint an answer is read and mended; unreadable ones become
     the fallback."""
     task = made.task
-    order = sorted(range(len(inputs)), key=lambda i: -len(inputs[i].split())) if ordered else range(len(inputs))
-    order, found = list(order), {}
+    order, found = list(range(len(inputs))), {}
+    if ordered:
+        order.sort(key=lambda i: -len(inputs[i].split()))
     for begin in range(0, len(order), batch_size):
         batch = order[begin:begin + batch_size]
         ids = padded([made.encode_input(inputs[i]) for i in batch], made.pad, CPU)
         cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
         with torch.inference_mode():
             written = made.model.generate(
-                input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=max_length, do_sample=False,
+                input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=512, do_sample=False,
                 prefix_allowed_tokens_fn=constrained(cursors, made.end, 1) if constrain else None)
         if constrain:
             found.update({i: cursor.result()[0] for i, cursor in zip(batch, cursors)})
@@ -317,17 +318,16 @@ def bench_techniques(args):
         order = shuffle.sample(range(len(lengths)), len(lengths))
         return [order[i:i + size] for i in range(0, len(order), size)]
 
-    def all_logits(states, output_matrix, cap=None):
-        found = states.float() @ output_matrix.float().T
-        return lambda ids: found.gather(1, ids)
-    fp32 = (decoding, "fast_bf16", lambda device: False)
+    def all_logits(states, output_matrix, ids, cap=None):
+        return (states.float() @ output_matrix.float().T).gather(1, ids)
+    in_fp32 = (decoding, "fast_bf16", lambda device: False)
     cases = [("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
              ("tiny trains: a random number for eight elements", train_tiny,
               (T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
-             ("tiny trains: bf16", train_tiny, fp32),
+             ("tiny trains: bf16", train_tiny, in_fp32),
              ("tiny labels: batches of 256", label_tiny, (students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
              ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
-             ("tiny labels: bf16", label_tiny, fp32)]
+             ("tiny labels: bf16", label_tiny, in_fp32)]
     if args.llm:
         llm = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
 
@@ -336,11 +336,11 @@ def bench_techniques(args):
 
         def label_llm():
             students.label(llm, inputs[:64], quiet=True)
-        cases += [("the LLM trains: bf16", train_llm, fp32),
+        cases += [("the LLM trains: bf16", train_llm, in_fp32),
                   ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "vocabulary", set(range(llm.model.config.vocab_size)))),
                   ("the LLM labels: weights converted once", label_llm, (teachers, "converted_once", lambda model: nullcontext())),
                   ("the LLM labels: only the candidates' logits", label_llm, (decoding, "candidate_logits", all_logits)),
-                  ("the LLM labels: bf16", label_llm, fp32)]
+                  ("the LLM labels: bf16", label_llm, in_fp32)]
     for title, work, (where, name, plain) in cases:
         def plainly():
             with patch.object(where, name, plain):
@@ -384,9 +384,6 @@ def bench_pipeline(args):
     print(f"    test F1: {f1s['ours']:.1f} and {f1s['theirs']:.1f}")
 
 
-def main():
-    parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
-             "pipeline": bench_pipeline}
 # ----------------------------------------------------------------------------------------------------
 # Everything but the model. Students are made up: they learn nothing, and what they answer depends on the sentence alone.
 
@@ -457,7 +454,7 @@ def main():
              "pipeline": bench_pipeline, "techniques": bench_techniques, "scale": bench_scale}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
-    parser.add_argument("--llm", help="a causal LM for `teacher`: gguf:FILE, hf:NAME_OR_FOLDER")
+    parser.add_argument("--llm", help="a causal LM, for teacher, and to include it in train and techniques: gguf:FILE, hf:NAME_OR_FOLDER")
     parser.add_argument("--n", type=int, help="how many sentences")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
