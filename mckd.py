@@ -22,17 +22,18 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from data.runs import log_event, logged_seconds, open_folder, run_folder, table
-from data.splits import (Data, DataError, Example, load_data, read_labels, read_pseudolabels, run_command, save_folder,
+from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
 from metrics import score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
-from teacher import cache_file, label_with_cache, make_teacher
+from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, read_answer
 
 THREADS = torch.get_num_threads()
 FORKS = sys.platform == "linux"          # elsewhere a forked process may not use what the libraries have set up
@@ -153,6 +154,17 @@ class Teacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
+        """Pseudolabels: the answers, mended; one that cannot be read becomes the task's fallback."""
+        found, unreadable = {}, 0
+        for x, answer in self.answers(inputs).items():
+            found[x] = read_answer(self.run.task, answer)
+            if found[x] is None:
+                found[x], unreadable = Label(x, self.run.task.fallback(x)), unreadable + 1
+        if unreadable:
+            print(f"{unreadable:,} of the teacher's {len(found):,} answers cannot be read; they become the fallback", file=sys.stderr)
+        return found
+
+    def answers(self, inputs):
         cache = cache_file(self.teacher)
         known = cache.stat().st_size if cache.exists() else 0
         began = time.perf_counter()
@@ -164,7 +176,8 @@ class Teacher:
     def test_scores(self):
         if not self.run.test_inputs or not self.teacher.can_label(self.run.test_inputs):
             return {"f1": None, "valid": None}
-        return self.run.score_test(self.label(self.run.test_inputs))
+        answers = self.answers(self.run.test_inputs)                    # one that cannot be read scores 0
+        return self.run.score_test({x: read_answer(self.run.task, answer) or answer for x, answer in answers.items()})
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -182,8 +195,12 @@ class Settings:
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
     base_url: str = field(default=None, metadata={"help": "of an OpenAI-compatible server, for --teacher openai:MODEL"})
+    free: bool = field(default=False, metadata={
+        "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
+    votes: int = field(default=1, metadata={
+        "help": "labels of an input that the teacher gives, each with other demonstrations (tuned: from another seed), and that are voted"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
@@ -271,9 +288,12 @@ def open_run(settings):
         partition(list(dict.fromkeys(x.input for x in data.unlabeled)), settings.seed)      # too few are refused now
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
-        teacher = TunedTeacher(settings.teacher.removeprefix("tuned:"), task, data, settings.seed, device, settings.quiet)
+        members = [partial(TunedTeacher, settings.teacher.removeprefix("tuned:"), task, data, settings.seed + 1000 * k, device,
+                           settings.quiet) for k in range(settings.votes)]
+        teacher = VotingTeacher(task, members, settings.quiet) if settings.votes > 1 else members[0]()
     elif settings.method != "sft":
-        teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url)
+        teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
+                               settings.free, settings.votes, settings.quiet)
     folder = run_folder(settings, data.folder)
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
@@ -335,7 +355,7 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("stages", 1), ("votes", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
         if getattr(settings, name) is not None and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):

@@ -317,7 +317,8 @@ class CausalStudent:
 
     def label_each(self, inputs):
         decoder = PackedDecoder(self.model, prompt=self.begin)
-        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, sorted(self.vocabulary))
+        vocabulary = sorted(self.vocabulary) if self.task.kind == "text" else None
+        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary)
 
 
 def label(student, inputs, title="labelling", quiet=False, place=None):

@@ -16,6 +16,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -106,20 +108,29 @@ def line_ends(tokenizer):
 
 class Teacher:
     """What every teacher has: `name` for people, `key` that tells its labels from others' in the cache, and `label(inputs)`,
-    which yields (index, Label) in any order."""
+    which yields (index, Label) in any order. The answers are as they were given: `read_answer` reads them."""
 
     def can_label(self, inputs):
         return True
 
 
-class LLMTeacher(Teacher):
-    """A local LLM, few-shot prompted, greedy, constrained by the task."""
+def read_answer(task, label):
+    """The label with its output read and mended by the task; None where it is no answer about its input."""
+    try:
+        return label._replace(output=task.read(label.input, label.output))
+    except ValueError:
+        return None
 
-    def __init__(self, spec, task, demonstrations, device):
+
+class LLMTeacher(Teacher):
+    """A local LLM, few-shot prompted, greedy, constrained by the task; `free`: not constrained, as in the paper."""
+
+    def __init__(self, spec, task, demonstrations, device, free=False):
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.task, self.device, self.decoder = spec, task, device, None
-        self.name = f"{spec}, {len(demonstrations)} demonstrations"
-        self.key = f"{spec}\n{task.config()}\n{self.prompt}"
+        self.free = free or task.kind == "text"
+        self.name = f"{spec}, {len(demonstrations)} demonstrations{', decoding freely' * free}"
+        self.key = f"{'free ' * free}{spec}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -133,16 +144,17 @@ class LLMTeacher(Teacher):
                 raise DataError(f"{self.spec}: the few-shot prompt has {len(prompt):,} tokens and the model takes {most:,}; "
                                 "use shorter (--max-words) or fewer (--labeled) examples")
             self.decoder = PackedDecoder(self.model, prompt=prompt)
-        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, range(self.model.config.vocab_size))
+        vocabulary = list(range(self.model.config.vocab_size)) if self.free else None
+        yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, vocabulary)
 
 
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary):
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a `text` answer may use.
+    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer.
     """
     tokenizer = encode.tokenizer
-    end, vocabulary = line_ends(tokenizer), list(vocabulary) if task.kind == "text" else None
+    end = line_ends(tokenizer)
 
     def prompt(i):
         return tokenizer(question(task, inputs[i]), add_special_tokens=False).input_ids
@@ -170,17 +182,11 @@ class ReplayTeacher(Teacher):
     asked for: kept, they would stand in memory beside the students' through all stages."""
 
     def __init__(self, file, task):
-        self.name, self.file, self.task = f"replay:{file}", Path(file), task
+        self.name, self.file = f"replay:{file}", Path(file)
         for _ in read_pseudolabels(file):
             pass                                            # what is wrong with a row is said before the run begins
         with open(file, "rb") as opened:
             self.key = f"replay:{task.config()}:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
-
-    def _repaired(self, row):
-        try:
-            return self.task.read(row.input, row.output)
-        except ValueError:
-            return self.task.fallback(row.input)
 
     def can_label(self, inputs):
         return None not in read_labels(self.file, inputs).values()
@@ -190,7 +196,6 @@ class ReplayTeacher(Teacher):
         for i, input in enumerate(inputs):
             if known[input] is None:
                 raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; make one with: python teacher.py --help")
-            known[input] = known[input]._replace(output=self._repaired(known[input]))
             yield i, known[input]
 
 
@@ -256,8 +261,8 @@ class NoisyTeacher(Teacher):
 
 
 class APITeacher(Teacher):
-    """A chat model behind any OpenAI-compatible server, several requests at a time. Its answers are repaired or refused
-    by the task; a refused one becomes the fallback label. The key comes from OPENAI_API_KEY and goes nowhere else."""
+    """A chat model behind any OpenAI-compatible server, several requests at a time. The key comes from OPENAI_API_KEY and goes
+    nowhere else."""
 
     def __init__(self, model, task, demonstrations, base_url=None, at_once=8, tries=5):
         self.model, self.task, self.at_once, self.tries = model, task, at_once, tries
@@ -265,7 +270,6 @@ class APITeacher(Teacher):
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
         self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
-        self.refused = 0
 
     def label(self, inputs):
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
@@ -277,20 +281,15 @@ class APITeacher(Teacher):
                     if answered.cancelled():
                         continue
                     try:
-                        output = self.task.read(inputs[i], answered.result())
+                        answer = answered.result()
                     except DataError as error:              # nothing new is asked; answers that are on their way are taken
                         failure = failure or error
                         for future in asked:
                             future.cancel()
                         continue
-                    except ValueError:
-                        self.refused += 1
-                        output = self.task.fallback(inputs[i])
-                    yield i, Label(inputs[i], output)
+                    yield i, Label(inputs[i], answer)
             finally:
                 pool.shutdown(cancel_futures=True)
-            if self.refused:
-                print(f"{self.refused} answers were refused, they get the fallback label", file=sys.stderr)
             if failure:
                 raise failure
 
@@ -319,8 +318,39 @@ class APITeacher(Teacher):
         raise DataError(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
 
 
-def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None):
-    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations."""
+class VotingTeacher(Teacher):
+    """One label of several: each member labels all inputs, into a cache of its own, and the task votes. Prompted with other
+    demonstrations a member makes other errors, and those that are not all members' are outvoted.
+
+    `members`: functions that make a teacher, called one after the other so that one model at a time is in memory.
+    """
+
+    def __init__(self, task, members, quiet=False):
+        self.task, self.members, self.quiet = task, members, quiet
+        made = [member() for member in members]
+        self.name = f"{made[0].name}; {len(made)} such labels of an input, voted"
+        self.key = json.dumps(["vote", *(member.key for member in made)])
+
+    def label(self, inputs):
+        answers = []
+        for make in self.members:
+            member = make()
+            answers.append(label_with_cache(member, inputs, cache_file(member), self.quiet))
+        for i, given in enumerate(zip(*answers)):
+            readable = [found.output for found in (read_answer(self.task, answer) for answer in given) if found]
+            yield i, Label(inputs[i], self.task.vote(inputs[i], readable)) if readable else given[0]
+
+
+def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
+    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations: the first 20 of them; with `votes`, for
+    each further label of an input another 20 at random. `free` is for a local LLM."""
+    if votes > 1:
+        if spec.partition(":")[0] not in ("hf", "gguf", "openai"):
+            raise DataError(f"--votes {votes}: expected hf:, gguf:, openai: or tuned:, whose labels differ, found --teacher {spec}")
+        shown = [data.labeled[:DEMONSTRATIONS]]
+        shown += [random.Random(k).sample(data.labeled, min(DEMONSTRATIONS, len(data.labeled))) for k in range(1, votes)]
+        return VotingTeacher(task, [partial(make_teacher, spec, task, replace(data, labeled=some), seed, device, base_url, free)
+                                    for some in shown], quiet)
     kind, _, rest = spec.partition(":")
     demonstrations = data.labeled[:DEMONSTRATIONS]
     if spec == "auto":
@@ -332,7 +362,7 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
     if kind == "replay" and rest:
         return ReplayTeacher(rest, task)
     if kind in ("hf", "gguf") and rest:
-        return LLMTeacher(spec, task, demonstrations, device)
+        return LLMTeacher(spec, task, demonstrations, device, free)
     if kind == "openai" and rest:
         if base_url and not base_url.startswith(("http://", "https://")):
             raise DataError(f"--base-url {base_url}: expected http://… or https://…")
@@ -397,6 +427,8 @@ def main():
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seed", type=int, default=0, help="of noisy:RATE")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
+    parser.add_argument("--free", action="store_true", help="a local LLM decodes freely, not under the task's constraint")
+    parser.add_argument("--votes", type=int, default=1, help="labels of an input, each with other demonstrations, that are voted (1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     data = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)
@@ -411,7 +443,7 @@ def main():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url)
+    teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
     write_jsonl(args.out, labels)
     print(f"{args.out}: {len(labels)} pseudolabels by {teacher.name}")

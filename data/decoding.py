@@ -138,12 +138,13 @@ class FreeCursor:
         return text, round(self.logprob / (len(self.tokens) + 1), 6)
 
 
-def make_cursor(task, input, encode, end, length, vocabulary):
-    """The cursor for one output of this task. `length`: of the input, in tokens; `vocabulary`: what free text may use, a list
-    of token ids. Free text ends at twice its input's length, or at what the longest labeled output suggests."""
-    if task.kind == "text":
-        return FreeCursor(encode.tokenizer, end, 32 + 2 * length + 4 * task.longest, vocabulary)
-    return Cursor(task, input, encode)
+def make_cursor(task, input, encode, end, length, vocabulary=None):
+    """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a list of the token ids that it may
+    use, a free one. That ends at four times the length of its input (`length`, in tokens), or at what the longest labeled
+    output suggests."""
+    if vocabulary is None:
+        return Cursor(task, input, encode)
+    return FreeCursor(encode.tokenizer, end, 32 + 4 * length + 4 * getattr(task, "longest", 0), vocabulary)
 
 
 def choose_greedily(cursors, logits_of, end):

@@ -27,7 +27,7 @@ def run_folder(settings, data):
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
-    optional = ("labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    optional = ("free", "votes", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
     parts += [f"{name}{getattr(settings, name)}" for name in optional if getattr(settings, name) != getattr(type(settings), name)]
     return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 

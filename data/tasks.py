@@ -11,11 +11,13 @@ What a task knows about its outputs:
     write(words, pieces)    the output that these pieces make
     read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
     fallback(input)         the label of last resort
+    vote(input, outputs)    one output of several
     draw(input, output)     the output drawn for a terminal
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
 import re
+from collections import Counter
 
 from data.trees import bare_spans, escape, flat, mend, read_tree, split_words, write_bare
 
@@ -109,6 +111,18 @@ class TreeTask:
         tree = read_tree(mend(lines[0]), words)
         return write_bare(words, bare_spans(tree))
 
+    def vote(self, input, outputs):
+        """One bracketing of several: the most frequent spans first, as long as none crosses another. A bracket that a single one
+        has is kept too: a prompted LLM writes too few. (F1 of 300 CRAFT labels from five prompts: 61.4; spans that three
+        have 56.9; one prompt 56.2.)"""
+        words = split_words(input)
+        votes = Counter(span for output in outputs for span in bare_spans(read_tree(output, words)))
+        kept = []
+        for start, end in sorted(votes, key=lambda span: (-votes[span], span)):
+            if not any(a < start < b < end or start < a < end < b for a, b in kept):
+                kept.append((start, end))
+        return write_bare(words, kept)
+
     def draw(self, input, output):
         from data.trees import draw
         return draw(read_tree(output, split_words(input)))
@@ -193,6 +207,15 @@ class SlotTask:
         tags = self.read_tags(input, answer.strip(" \t\r\n").split("\n")[0])
         return " ".join(tag if tag in self.tags else "O" for tag in tags)
 
+    def vote(self, input, outputs):
+        """Every word gets its most frequent tag; of equally frequent ones the first that was given. I-x that then continues
+        nothing begins a slot."""
+        found = [Counter(tags).most_common(1)[0][0] for tags in zip(*(self.read_tags(input, output) for output in outputs))]
+        for i, tag in enumerate(found):
+            if tag.startswith("I-") and (i == 0 or found[i - 1][2:] != tag[2:]):
+                found[i] = f"B-{tag[2:]}" if f"B-{tag[2:]}" in self.tags else "O"
+        return " ".join(found)
+
     def draw(self, input, output):
         rows = list(zip(split_words(input), self.read_tags(input, output)))
         width = max(len(word) for word, _ in rows)
@@ -234,6 +257,10 @@ class TextTask:
         if not line:
             raise ValueError("an empty answer")
         return line
+
+    def vote(self, input, outputs):
+        """The most frequent answer; of equally frequent ones the first."""
+        return Counter(outputs).most_common(1)[0][0]
 
     def draw(self, input, output):
         return output

@@ -230,7 +230,7 @@ def generate(made, inputs, batch_size, ordered=False, constrain=True):
     for begin in range(0, len(order), batch_size):
         batch = order[begin:begin + batch_size]
         ids = padded([made.encode_input(inputs[i]) for i in batch], made.pad, CPU)
-        cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0]), None) for i in batch]
+        cursors = [decoding.make_cursor(task, inputs[i], made.encode, made.end, len(ids[0])) for i in batch]
         with torch.inference_mode():
             written = made.model.generate(
                 input_ids=ids, attention_mask=(ids != made.pad).long(), max_length=512, do_sample=False,
@@ -289,7 +289,7 @@ def bench_teacher(args):
             width = max(map(len, prompts))
             ids = torch.tensor([[0] * (width - len(x)) + x for x in prompts])
             mask = torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in prompts])
-            cursors = [decoding.make_cursor(task, x, made.encode, end, width, None) for x in batch]
+            cursors = [decoding.make_cursor(task, x, made.encode, end, width) for x in batch]
             with torch.inference_mode():
                 model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=512, do_sample=False, eos_token_id=end, pad_token_id=0,
                                prefix_allowed_tokens_fn=constrained(cursors, end, width))

@@ -425,6 +425,19 @@ def test_missing_gold_gives_nulls(here, monkeypatch):
     assert [student["test_f1"] for stage in results["stages"] for student in stage["students"]] == [None] * 3
 
 
+def test_answer_that_cannot_be_read_scores_0_and_becomes_the_fallback(here, monkeypatch, capsys):
+    make_folder(here / "data", "tree")
+    inputs, asked = inputs_of("data"), inputs_of("data", "test")
+    answers = [Example(x, "I cannot do that.") for x in inputs[:2] + asked]
+    answers += [Example(x, f"( {x}") for x in inputs[2:]]
+    write_jsonl(here / "labels.jsonl", answers)
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 1)
+    assert [x.output for x in read_pseudolabels("run/pseudolabels/stage0.jsonl")] == [f"( {x} )" for x in inputs]
+    assert json.loads((here / "run/results.json").read_text())["teacher"] == {"f1": 0.0, "valid": 0.0}
+    assert "2 of the teacher's 12 answers" in capsys.readouterr().err
+
+
 def test_missing_labels_of_the_test_split_leave_the_teacher_without_a_score(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 1)
     results = json.loads((here / "run/results.json").read_text())

@@ -19,7 +19,7 @@ from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 import teacher
 from teacher import (APITeacher, Label, LLMTeacher, NoisyTeacher, ReplayTeacher, Teacher, cache_file, few_shot_prompt, label_with_cache,
-                     load_causal_lm, make_teacher, question)
+                     load_causal_lm, make_teacher, question, read_answer)
 
 TREE = make_task({"task": "tree", "instruction": "Bracket each sentence."})
 TAGS = ["O", "B-to", "I-to", "B-day", "I-day"]
@@ -241,9 +241,9 @@ def test_replay_reads_rows_of_ours_and_of_the_authors_and_repairs_them(tmp_path)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     replay = ReplayTeacher(file, TREE)
     inputs = ["Nothing at all", "The cat sat", "A dog ran", "No end here", "Other words here", "He (too) sat"]
-    assert [x.output for x in labels(replay, inputs)] == [
-        "( Nothing at all )", "( ( The cat ) sat )", "( ( A dog ) ran )", "( No ( end here ) )", "( Other words here )",
-        "( He ( -LRB-too-RRB- sat ) )"]
+    found = [read_answer(TREE, answer) for answer in labels(replay, inputs)]
+    assert [x and x.output for x in found] == [
+        None, "( ( The cat ) sat )", "( ( A dog ) ran )", "( No ( end here ) )", None, "( He ( -LRB-too-RRB- sat ) )"]
     assert [x.score for x in labels(replay, inputs)][:3] == [None, -0.25, None]
     assert replay.can_label(inputs) and not replay.can_label([*inputs, "x"])
 
@@ -252,7 +252,7 @@ def test_replay_of_slots(tmp_path):
     file = tmp_path / "labels.jsonl"
     write_jsonl(file, [Example("to Boston", "to O Boston B-to"), Example("on Monday", "O B-zebra"), Example("a b", "O")])
     found = labels(ReplayTeacher(file, SLOTS), ["to Boston", "on Monday", "a b"])
-    assert [x.output for x in found] == ["O B-to", "O O", "O O"]
+    assert [x and x.output for x in (read_answer(SLOTS, answer) for answer in found)] == ["O B-to", "O O", None]
 
 
 def test_replay_key_is_the_content(tmp_path):
@@ -314,6 +314,24 @@ def test_bad_teacher_is_one_line(tmp_path, spec):
     with pytest.raises(DataError) as error:
         make_teacher(spec, TREE, make_data(tmp_path / "data"))
     assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+def test_llm_that_decodes_freely_writes_what_generate_writes(tmp_path, causal_folder, fp32):
+    data = make_data(tmp_path / "data")
+    made = make_teacher(f"hf:{causal_folder}", TREE, data, free=True)
+    inputs = [f"the cat {n}" for n in range(5)]
+    found = labels(made, inputs)
+    model, tokenizer = load_causal_lm(f"hf:{causal_folder}")
+    for input, answer in zip(inputs, found):
+        prompt = [tokenizer.bos_token_id, *tokenizer(made.prompt, add_special_tokens=False).input_ids,
+                  *tokenizer(question(TREE, input), add_special_tokens=False).input_ids]
+        written = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0, len(prompt):]
+        written = tokenizer.decode(written, skip_special_tokens=True).strip()
+        assert len(written) > 20 and written.split("\n")[0][:20] == answer.output[:20]
+    assert any(read_answer(TREE, answer) is None for answer in found)
+    constrained = make_teacher(f"hf:{causal_folder}", TREE, data)
+    assert constrained.key != made.key
+    assert all(read_answer(TREE, answer) == answer for answer in labels(constrained, inputs))
 
 
 def test_bad_model_is_one_line_and_only_found_when_needed(tmp_path):
@@ -477,7 +495,7 @@ def test_api_is_asked_again_after_trouble_that_may_pass(server, naps, trouble):
     server.script = [trouble, trouble]
     made = api(server)
     assert labels(made, ["A dog ran"]) == [Label("A dog ran", "( A dog ran )")]
-    assert len(server.seen) == 3 and len(naps) == 2 and min(naps) > 0 and made.refused == 0
+    assert len(server.seen) == 3 and len(naps) == 2 and min(naps) > 0
 
 
 @pytest.mark.parametrize("at", ["word 1", "word 4"])
@@ -512,12 +530,12 @@ def test_api_refusal_is_said_at_once_in_one_line(server, naps, monkeypatch, stat
     assert len(server.seen) == 1 and naps == []
 
 
-def test_api_answer_that_is_no_tree_becomes_the_fallback_and_is_counted(server):
+def test_api_answers_stay_as_they_were_given_and_are_read_by_the_task(server):
     answers = {"a b": "I cannot do that.", "c d": "", "e f": None, "g h": "( g h", "i j": "( i k )"}
     server.answer = answers.__getitem__
-    made = api(server)
-    assert [x.output for x in labels(made, list(answers))] == ["( a b )", "( c d )", "( e f )", "( g h )", "( i j )"]
-    assert made.refused == 4
+    found = labels(api(server), list(answers))
+    assert [x.output for x in found] == ["I cannot do that.", "", "", "( g h", "( i k )"]
+    assert [read_answer(TREE, x) for x in found] == [None, None, None, Label("g h", "( g h )"), None]
 
 
 def test_key_is_neither_shown_nor_written(server, naps, monkeypatch, tmp_path, capsys):
