@@ -31,11 +31,12 @@ from data.runs import log_event, logged_seconds, open_folder, run_folder, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
-from metrics import score
+from metrics import agreement, score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
 from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, read_answer
 
 THREADS = torch.get_num_threads()
+MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must raise the students' agreement by this much F1
 FORKS = sys.platform == "linux"          # elsewhere a forked process may not use what the libraries have set up
 
 
@@ -43,7 +44,8 @@ FORKS = sys.platform == "linux"          # elsewhere a forked process may not us
 # The algorithm, as in Figure 1 of the paper and with its names. Labels y map every input to its label.
 
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
-    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD. Returns the final student, s^n.
+    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as the two students of a stage agree
+    more than those of the stage before. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels. The paper's students learn from pseudolabels
@@ -53,7 +55,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
     run.save_pseudolabels(0, y)
 
-    for i in range(1, n):                                           # intermediate stages: a new pair of students each
+    i, agreements = 0, []
+    for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
         s_A = Student(run, i, "A", D_A, y, D_labeled)               # trained on (A, ŷ_{i-1}), then on D_labeled
         s_B = Student(run, i, "B", D_B, y, D_labeled)               # trained on (B, ŷ_{i-1}), then on D_labeled
         if cross:
@@ -61,8 +64,11 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         else:
             y = side_by_side((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
+        agreements.append(run.agreement(s_A, s_B))
+        if n == "auto" and i > 1 and agreements[-1] < agreements[-2] + LEAST_RISE:
+            break
 
-    s_n = Student(run, n, "final", D_A + D_B, y, D_labeled)         # final stage: one student, trained on both halves
+    s_n = Student(run, i + 1, "final", D_A + D_B, y, D_labeled)     # final stage: one student, trained on both halves
     s_n.label([])                                                   # the test split alone: no pool is left to label
     return s_n
 
@@ -94,7 +100,8 @@ class Student:
 
     def label(self, inputs):
         if not self.file.exists():
-            self.learn_and_label(inputs + self.run.test_inputs)
+            held_out = [] if self.which == "final" else self.run.held_out
+            self.learn_and_label(list(dict.fromkeys(inputs + self.run.test_inputs + held_out)))
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
         return read_labels(self.file, inputs)
 
@@ -183,6 +190,10 @@ class Teacher:
 # ----------------------------------------------------------------------------------------------------
 # A run: its settings, its folder, its scores.
 
+def number_of_stages(text):
+    return text if text == "auto" else int(text)
+
+
 @dataclass
 class Settings:
     """Every setting of a run; the command line is made of these fields, their defaults and their help."""
@@ -190,7 +201,9 @@ class Settings:
     method: str = field(default="mckd", metadata={
         "choices": ["mckd", "own", "sft", "teacher"],
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
-    stages: int = field(default=3, metadata={"help": "number of stages, the final one included; 1 is vanilla KD"})
+    stages: int = field(default=3, metadata={
+        "type": number_of_stages,
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students agree no more than before"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -235,6 +248,11 @@ class Run:
         return list(dict.fromkeys(x.input for x in self.data.test))
 
     @property
+    def held_out(self):
+        """Inputs that no student is trained on: where two of them are compared. Their gold is not looked at."""
+        return list(dict.fromkeys(x.input for x in self.data.valid[:200])) or self.test_inputs
+
+    @property
     def vocabulary_texts(self):
         """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
         texts = [x.input for x in self.data.labeled + self.data.unlabeled]
@@ -258,6 +276,15 @@ class Run:
         known = [x for x in self.data.unlabeled if x.output is not None]
         pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
         return self.scores(known, [label.output for x, label in pairs if x.output is not None])["f1"] if known else None
+
+    def agreement(self, *students):
+        """F1 between two students' labels of inputs that neither was trained on; None where there are none. Two that were trained on
+        different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
+        gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
+        if not self.held_out:
+            return None
+        one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
+        return round(agreement(self.task.kind, one, other, self.held_out), 2)
 
     def score_test(self, labels):
         """{"f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
@@ -322,9 +349,12 @@ def execute(settings):
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}
-    stages = [{"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
-               "students": [student.test_scores() for student in run.students if student.stage == i]}
-              for i in sorted({student.stage for student in run.students})]
+    stages = []
+    for i in sorted({student.stage for student in run.students}):
+        students = [student for student in run.students if student.stage == i]
+        stages.append({"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
+                       "agreement": run.agreement(*students) if len(students) == 2 else None,
+                       "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(), "teacher": taught, "stages": stages,
                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder)}
@@ -336,11 +366,15 @@ def execute(settings):
 
 
 def summary(all_results, seeds):
-    """Mean and standard deviation over seeds, where there are several."""
-    found = {"teacher": [r["teacher"]["f1"] for r in all_results], "final": [r["test"]["f1"] for r in all_results]}
+    """Mean and standard deviation over several seeds; with --stages auto, of the stages that all of them have."""
+    found = {"teacher": [r["teacher"]["f1"] for r in all_results]}
+    for stages in zip(*(r["stages"] for r in all_results)):
+        found[f"labels of stage {stages[0]['stage']}"] = [stage["pseudolabel_f1"] for stage in stages]
+    found["final student"] = [r["test"]["f1"] for r in all_results]
+    print(f"\nF1, mean ± standard deviation over seeds {seeds}")
     for name, f1s in found.items():
         if None not in f1s:
-            print(f"{name:>8}: test F1 {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f} over seeds {seeds}")
+            print(f"{name:>17}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")
 
 
 def main():
@@ -356,7 +390,7 @@ def main():
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
     for name, least in (("stages", 1), ("votes", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
-        if getattr(settings, name) is not None and getattr(settings, name) < least:
+        if isinstance(getattr(settings, name), int) and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):
         raise DataError(f"--lr: expected more than 0, found {settings.lr}")

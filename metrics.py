@@ -30,7 +30,7 @@ from collections import Counter
 from functools import lru_cache
 from itertools import accumulate
 
-from data.trees import Tree, clean, mend, read_bare, read_penn, read_tree, split_words, unescape
+from data.trees import Tree, bare_spans, clean, mend, read_bare, read_penn, read_tree, split_words, unescape
 
 
 class GoldError(ValueError):
@@ -359,6 +359,28 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     if kind == "slots":
         return _percent(common, total)
     return sum(f1s) / len(f1s) if f1s else 0.0
+
+
+def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
+    """How many of several labelings of the same inputs share an error: is it systematic, or does it come and go?
+
+    `labelings`: say, an LLM's labels of these inputs under five prompts. Returns {"extra": Counter, "missing": Counter}: of
+    spans (tree) or slots that are not gold's, how many stand in exactly k labelings, and of those that are gold's, how
+    many lack in exactly k, for k from 1 on. Punctuation counts here. A student averages out what few labelings share.
+    """
+    def items(output, words):
+        if kind == "tree":
+            return set(bare_spans(read_tree(output, words)))
+        return chunks(split_words(output))
+    found = {"extra": Counter(), "missing": Counter()}
+    for gold_text, sentence, *outputs in zip(gold, inputs, *labelings):
+        words = split_words(sentence)
+        wanted, given = items(gold_text, words), Counter()
+        for output in outputs:
+            given.update(items(output, words))
+        found["extra"].update(given[x] for x in given if x not in wanted)
+        found["missing"].update(len(labelings) - given[x] for x in wanted if given[x] < len(labelings))
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -262,18 +262,23 @@ class PackedDecoder:
         own_keys, own_values = self.keys[layer][:, :length][self.row], self.values[layer][:, :length][self.row]
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
         scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
-        if self.prompt_length:
-            scores = torch.cat([torch.einsum("nhgd,phd->nhgp", grouped, self.prompt_keys[layer]), scores], -1)
+        # Of the prompt, only what the layer's window lets somebody see: with 20 demonstrations that is the last third.
+        seen = min(self.prompt_length, window - 1) if window else self.prompt_length
+        if seen:
+            together = grouped.transpose(0, 1).flatten(1, 2)                                # (kv heads, N * group, size)
+            prompt_scores = together @ self.prompt_keys[layer][-seen:].permute(1, 2, 0)
+            scores = torch.cat([prompt_scores.unflatten(1, (len(query), -1)).transpose(0, 1), scores], -1)
         if window not in self.visible:                                                      # the same in all such layers
-            behind = self.position[:, None] + self.prompt_length - torch.arange(scores.shape[-1], device=query.device)
+            behind = self.position[:, None] + seen - torch.arange(seen + length, device=query.device)
             self.visible[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
         scores = scores.float() * scaling
         if cap:
             scores = torch.tanh(scores / cap) * cap
         weights = scores.masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
-        out = torch.einsum("nhgs,nshd->nhgd", weights[..., self.prompt_length:], own_values)
-        if self.prompt_length:
-            out = out + torch.einsum("nhgp,phd->nhgd", weights[..., :self.prompt_length], self.prompt_values[layer])
+        out = torch.einsum("nhgs,nshd->nhgd", weights[..., seen:], own_values)
+        if seen:
+            together = weights[..., :seen].transpose(0, 1).flatten(1, 2) @ self.prompt_values[layer][-seen:].transpose(0, 1)
+            out = out + together.unflatten(1, (len(query), -1)).transpose(0, 1)
         return out.flatten(1, 2)
 
     def logits_of(self, states):

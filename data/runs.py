@@ -80,11 +80,11 @@ def table(results):
     def row(name, *cells):
         shown = ["–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
         return f"| {name:<13} | " + " | ".join(f"{cell:>10}" for cell in shown) + " |"
-    lines = [row("", "trained on", "label F1", "test F1", "valid (%)", "seconds"), "|---|---:|---:|---:|---:|---:|"]
+    lines = [row("", "trained on", "label F1", "agreement", "test F1", "valid (%)", "seconds"), "|---|" + "---:|" * 6]
     if results["method"] != "sft":
-        lines.append(row("teacher", None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
+        lines.append(row("teacher", None, None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
     for stage in results["stages"]:
         for student in stage["students"]:
-            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"],
+            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"], stage["agreement"],
                              student["test_f1"], student["valid"], student["seconds"]))
     return "\n".join(lines)
