@@ -293,10 +293,7 @@ class Run:
         return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
 
     def scores(self, gold, outputs):
-        wanted = [x.output for x in gold]
-        if self.task.kind == "slots":                                   # gold may stand between its words
-            wanted = [" ".join(self.task.read_tags(x.input, x.output)) for x in gold]
-        found = score(self.task.kind, wanted, outputs, [x.input for x in gold])
+        found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
         return {name: round(found[name], 2) for name in ("f1", "valid")}
 
 

@@ -111,7 +111,8 @@ def tiny_t5(vocabulary_size):
 # Training, the same for both kinds.
 
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
-    """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds.
+    """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds;
+    the student is then ready to label.
     `place`: the line of the progress bar, where there are several."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
@@ -130,9 +131,9 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup)))
 
-    student.model.train()
     with tqdm(total=steps, desc=title, unit="step", disable=quiet, position=place, leave=place is None) as progress:
         for epoch in range(1, epochs + 1):
+            student.model.train()
             began, losses = time.perf_counter(), []
             for batch in length_bucketed_batches(lengths, recipe.batch_size, shuffle):
                 loss = student.loss([encoded[i] for i in batch])
@@ -144,12 +145,12 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
                 schedule.step()
                 losses.append(loss.item())
                 progress.update()
+            student.model.eval()
             mean = sum(losses) / len(losses)
             progress.set_postfix(loss=f"{mean:.3f}")
             if on_epoch:
                 on_epoch({"epoch": epoch, "steps": epoch * steps_an_epoch, "loss": round(mean, 5),
                           "seconds": round(time.perf_counter() - began, 2)})
-    student.model.eval()
     return student
 
 

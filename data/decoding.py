@@ -174,8 +174,9 @@ def choose_greedily(cursors, logits_of, end):
 def candidate_logits(states, output_matrix, ids, cap=None):
     """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
     few dozen instead of 32,128 or 262,144."""
-    if len(ids) > 1 and ids.stride(0) == 0:                         # the same candidates for all: one matrix product
-        found = states.float() @ output_matrix[ids[0].to(states.device)].float().T
+    if ids.stride(0) == 0:                                          # the same candidates for all: one matrix product
+        every = ids.shape[1] == len(output_matrix)                  # and free text may use them all: nothing to pick out
+        found = states.float() @ (output_matrix if every else output_matrix[ids[0].to(states.device)]).float().T
     else:
         found = torch.einsum("nd,nkd->nk", states.float(), output_matrix[ids.to(states.device)].float())
     return torch.tanh(found / cap) * cap if cap else found

@@ -28,7 +28,8 @@ def run_folder(settings, data):
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
     optional = ("free", "votes", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
-    parts += [f"{name}{getattr(settings, name)}" for name in optional if getattr(settings, name) != getattr(type(settings), name)]
+    changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)}
+    parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
     return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 
 

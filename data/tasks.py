@@ -2,6 +2,7 @@
 
 What a task knows about its outputs:
     check(input, output)    is this gold well-formed, and is it about this input?
+    gold(example)           its output as the scores read it
     pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
     learn(examples)         what the labeled examples tell about well-formed outputs: which tags there are, for example
     config()                what it takes to make this task again, with what it has learnt
@@ -77,6 +78,9 @@ class TreeTask:
     def config(self):
         """What `make_task` needs to make this task again, with what it has learnt."""
         return {"task": self.kind, "instruction": self.instruction, "most_at_once": self.most_at_once}
+
+    def gold(self, example):
+        return example.output
 
     def check(self, input, output):
         read_tree(output, split_words(input))
@@ -179,6 +183,10 @@ class SlotTask:
             raise ValueError(f"expected {len(words)} tags, one a word, found {len(found)}")
         return found
 
+    def gold(self, example):
+        """The tags alone: gold may stand between its words."""
+        return " ".join(self.read_tags(example.input, example.output))
+
     def check(self, input, output):
         for tag in self.read_tags(input, output):
             if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
@@ -237,6 +245,9 @@ class TextTask:
     def learn(self, examples):
         """How long an output may be; else any may be right."""
         self.longest = max((len(split_words(x.output)) for x in examples), default=0)
+
+    def gold(self, example):
+        return example.output
 
     def check(self, input, output):
         if not output.strip():

@@ -457,6 +457,25 @@ def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, m
     assert len(students) == 3
 
 
+def agreeing(here, monkeypatch, agreements):
+    """How many students `--stages auto` trains, where the students of stage i agree to agreements[i - 1]."""
+    monkeypatch.setattr(mckd.Run, "agreement", lambda self, *students: agreements[students[0].stage - 1])
+    return len(spy_on(here, monkeypatch, "--stages", "auto"))
+
+
+@pytest.mark.parametrize("agreements, stages", [([50, 50.9], 3), ([50, 51, 51], 4), ([50, 40], 3), ([10, 20, 30, 40, 50, 60, 70], 6)])
+def test_stages_auto_go_on_while_agreement_rises(agreements, stages, here, monkeypatch):
+    assert agreeing(here, monkeypatch, agreements) == 2 * stages - 1
+
+
+def test_agreement_is_between_the_two_students_of_a_stage_on_what_neither_was_trained_on(here, monkeypatch):
+    students = spy_on(here, monkeypatch, "--stages", 2)
+    held_out = inputs_of("data", "valid")
+    assert all(set(held_out) <= set(student.labelled) and not set(held_out) & {x.input for x in student.examples} for student in students[:2])
+    # `by 0` and `by 1`: one token of two in common.
+    assert [stage["agreement"] for stage in json.loads((here / "run/results.json").read_text())["stages"]] == [50.0, None]
+
+
 def test_gold_tags_between_their_words_are_scored(here, monkeypatch):
     make_folder(here / "data", "slots")
     found = {}

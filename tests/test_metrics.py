@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.trees import clean, flat, read_penn, write_bare
-from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
+from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, repeated_errors, score, slot_scores,
                      text_scores)
 
 ROOT = Path(__file__).parent.parent
@@ -375,3 +375,13 @@ def test_cli_missing_file(files, capsys):
     files("x", "x")
     assert main(["absent", "pred"]) == 2
     assert capsys.readouterr().err == "absent: expected a readable file: No such file or directory\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors that repeat
+
+def test_repeated_errors_worked_example():
+    gold, three = ["(S (NP (DT The) (NN cat)) (VP (VBD sat)))"], [["( The ( cat sat ) )"], ["( ( The cat ) sat )"], ["( The ( cat sat ) )"]]
+    assert repeated_errors("tree", gold, three, ["The cat sat"]) == {"extra": {2: 1}, "missing": {2: 1}}
+    assert repeated_errors("tree", gold, [gold] * 3, ["The cat sat"]) == {"extra": {}, "missing": {}}
+    assert repeated_errors("slots", ["O B-to I-to"], [["O B-to O"], ["O O O"]], ["to New York"]) == {"extra": {1: 1}, "missing": {2: 1}}

@@ -26,6 +26,25 @@ def walk(state, chance, limit):
     return pieces
 
 
+@pytest.mark.parametrize("task, input, outputs, voted", [
+    (TREE, "a b c d", ["( ( a b ) c d )", "( ( a b ) ( c d ) )", "( a ( b c ) d )"], "( ( a b ) ( c d ) )"),     # b c crosses a b
+    (TREE, "a b c", ["( a b c )"] * 2 + ["( a ( b c ) )"], "( a ( b c ) )"),                # nobody contradicts
+    (SLOTS, "to New York", ["O B-x I-x", "O B-x O", "B-y B-x I-x"], "O B-x I-x"),
+    (SLOTS, "to New York", ["O B-x I-x", "O O I-x", "O O O"], "O O B-x"),                     # I-x would continue nothing
+    (TEXT, "x", ["b", "a", "a", "b"], "b")])
+def test_vote_worked_example(task, input, outputs, voted):
+    assert task.vote(input, outputs) == voted
+
+
+def test_vote_over_random_trees_is_a_tree_and_unanimity_wins():
+    chance = random.Random(5)
+    for _ in range(200):
+        words = random_sentence(chance, chance.randint(2, 9)).split(" ")
+        given = [write_bare(words, random_tree(chance, len(words))) for _ in range(chance.randint(1, 5))]
+        TREE.check(" ".join(words), TREE.vote(" ".join(words), given))
+        assert TREE.vote(" ".join(words), given[:1] * 3) == given[0]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Trees
 

@@ -18,7 +18,7 @@ from data.splits import DataError, Example, load_data, read_pseudolabels, write_
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 import teacher
-from teacher import (APITeacher, Label, LLMTeacher, NoisyTeacher, ReplayTeacher, Teacher, cache_file, few_shot_prompt, label_with_cache,
+from teacher import (APITeacher, Label, LLMTeacher, NoisyTeacher, ReplayTeacher, Teacher, VotingTeacher, cache_file, few_shot_prompt, label_with_cache,
                      load_causal_lm, make_teacher, question, read_answer)
 
 TREE = make_task({"task": "tree", "instruction": "Bracket each sentence."})
@@ -314,6 +314,38 @@ def test_bad_teacher_is_one_line(tmp_path, spec):
     with pytest.raises(DataError) as error:
         make_teacher(spec, TREE, make_data(tmp_path / "data"))
     assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+def test_votes_are_over_demonstrations_that_differ_and_each_member_has_a_cache(tmp_path, monkeypatch, causal_folder, fp32):
+    data = make_data(tmp_path / "data", n_labeled=30)
+    monkeypatch.chdir(tmp_path)
+    made = make_teacher(f"hf:{causal_folder}", TREE, data, votes=3, quiet=True)
+    inputs = ["the old cat sat on two mats", "a dog ran"]
+    voted = labels(made, inputs)
+    members = [list(read_pseudolabels(file)) for file in Path("runs/teacher").iterdir()]
+    assert len(members) == 3 and all(len(member) == 2 for member in members)
+    for i, answer in enumerate(voted):
+        given = [next(x.output for x in member if x.input == inputs[i]) for member in members]
+        assert sorted(bare_spans(read_tree(answer.output, inputs[i].split()))) == sorted(
+            bare_spans(read_tree(TREE.vote(inputs[i], given), inputs[i].split())))
+    one = make_teacher(f"hf:{causal_folder}", TREE, data)
+    assert cache_file(one).exists() and made.key != one.key         # the first member is the teacher without votes
+    with pytest.raises(DataError, match="--votes 3: expected hf:"):
+        make_teacher("noisy:0.1", TREE, data, votes=3)
+
+
+def test_vote_passes_over_what_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Saying(Teacher):
+        def __init__(self, answer):
+            self.name = self.key = self.answer = answer
+
+        def label(self, inputs):
+            yield from ((i, Label(input, self.answer)) for i, input in enumerate(inputs))
+    members = [lambda answer=answer: Saying(answer) for answer in ("no", "( ( a b ) c )", "never", "( ( a b ) c")]
+    assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"]) == [Label("a b c", "( ( a b ) c )")]
+    assert labels(VotingTeacher(TREE, members[::2], quiet=True), ["a b c"]) == [Label("a b c", "no")]
 
 
 def test_llm_that_decodes_freely_writes_what_generate_writes(tmp_path, causal_folder, fp32):

@@ -1,0 +1,54 @@
+"""notebooks/: committed with their outputs, and runnable from a clean checkout (here on a miniature setting)."""
+
+import json
+
+import pytest
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What the cell tagged "parameters" is followed by: whichever of these names it sets. The data is the bundled sample.
+MINIATURE = {"DATA": "data/craft", "UNLABELED": 40, "TEST": 20, "SHOWN": 10, "EPOCHS": 1, "SEEDS": [0, 1], "AMOUNTS": [20, 40],
+             "SIZES": [5, 10]}
+
+
+def cells(notebook, kind="code"):
+    return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def test_all_seven_are_there():
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == [f"0{n}" for n in range(1, 8)]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_outputs_are_committed(notebook):
+    code = cells(notebook)
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "not run top to bottom"
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    figures = sum("image/png" in output.get("data", {}) for output in outputs)
+    assert figures == sum("plt.show()" in "".join(cell["source"]) for cell in code)
+    assert len(outputs) > 1
+    assert sum(cell["metadata"].get("tags") == ["parameters"] for cell in code) == 1
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_runs_top_to_bottom_on_a_miniature_setting(notebook, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("matplotlib")
+    for path in ROOT.iterdir():                             # a clean checkout: no runs, no corpora
+        if path.suffix == ".py" or path.name == "notebooks":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "data").mkdir()
+    for path in (ROOT / "data").glob("*.py"):
+        (tmp_path / "data" / path.name).symlink_to(path)
+    (tmp_path / "data" / "craft").mkdir()
+    for path in (ROOT / "data" / "craft").glob("*.json*"):
+        (tmp_path / "data" / "craft" / path.name).symlink_to(path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    book = nbformat.read(notebook, as_version=4)
+    at = next(i for i, cell in enumerate(book.cells) if cell.metadata.get("tags") == ["parameters"])
+    names = [name for name in MINIATURE if name in book.cells[at].source.replace(",", " ").split()]
+    assert names
+    book.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(f"{name} = {MINIATURE[name]!r}" for name in names)))
+    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
