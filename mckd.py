@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import random
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from data.runs import log_event, logged_seconds, open_folder, run_folder, table
+from data.runs import FREE, Settings, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
@@ -190,49 +189,6 @@ class Teacher:
 # ----------------------------------------------------------------------------------------------------
 # A run: its settings, its folder, its scores.
 
-def number_of_stages(text):
-    return text if text == "auto" else int(text)
-
-
-@dataclass
-class Settings:
-    """Every setting of a run; the command line is made of these fields, their defaults and their help."""
-    data: str = field(default="data/craft", metadata={"help": "a data folder"})
-    method: str = field(default="mckd", metadata={
-        "choices": ["mckd", "own", "sft", "teacher"],
-        "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
-    stages: int = field(default=3, metadata={
-        "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students agree no more than before"})
-    teacher: str = field(default="auto", metadata={
-        "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
-                "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
-    base_url: str = field(default=None, metadata={"help": "of an OpenAI-compatible server, for --teacher openai:MODEL"})
-    free: bool = field(default=False, metadata={
-        "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
-    student: str = field(default="tiny", metadata={
-        "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
-    votes: int = field(default=1, metadata={
-        "help": "labels of an input that the teacher gives, each with other demonstrations (tuned: from another seed), and that are voted"})
-    labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
-    gold_epochs: int = field(default=6, metadata={
-        "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
-    unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
-    test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
-    max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
-    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation and the order of training"})
-    epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
-    batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
-    lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
-    out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
-    device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
-    quiet: bool = field(default=False, metadata={"help": "no progress bars"})
-
-
-# Settings that do not change what a run computes: a run may go on with others.
-FREE = ("out", "quiet", "device")
-
-
 @dataclass
 class Run:
     """One run in its folder: what to compute with, what is finished."""
@@ -360,18 +316,6 @@ def execute(settings):
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
-
-
-def summary(all_results, seeds):
-    """Mean and standard deviation over several seeds; with --stages auto, of the stages that all of them have."""
-    found = {"teacher": [r["teacher"]["f1"] for r in all_results]}
-    for stages in zip(*(r["stages"] for r in all_results)):
-        found[f"labels of stage {stages[0]['stage']}"] = [stage["pseudolabel_f1"] for stage in stages]
-    found["final student"] = [r["test"]["f1"] for r in all_results]
-    print(f"\nF1, mean ± standard deviation over seeds {seeds}")
-    for name, f1s in found.items():
-        if None not in f1s:
-            print(f"{name:>17}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")
 
 
 def main():

@@ -26,9 +26,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
+from data.noise import noisy
 from data.splits import DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
 from data.tasks import make_task
-from data.trees import bare_spans, read_tree, split_words, write_bare
+from data.trees import split_words
 
 DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
 PREPARED = 4096         # inputs that are made ready to be decoded at a time: each takes kilobytes, and a pool may have a million
@@ -200,12 +201,8 @@ class ReplayTeacher(Teacher):
 
 
 class NoisyTeacher(Teacher):
-    """Gold with seeded noise, for teaching and tests: no LLM. `noisy:0.3` is wrong in about three decisions of ten.
-
-    tree: every bracket but the whole sentence's is, at RATE, taken away or moved by a word at one end (where that crosses no
-    other). slots: every slot is, at RATE, taken away, renamed or cut by its last word. text: every word is, at RATE, taken
-    away or doubled. The noise of an input depends on its words and the seed only, so it is the same in every run.
-    """
+    """Gold with seeded noise, for teaching and tests: no LLM. `noisy:0.3` is wrong in about three decisions of ten, as data/noise.py
+    says. The noise of an input depends on its words and the seed only, so it is the same in every run."""
 
     def __init__(self, rate, task, gold, seed):
         self.rate, self.task, self.gold, self.seed = rate, task, gold, seed
@@ -219,45 +216,7 @@ class NoisyTeacher(Teacher):
         for i, input in enumerate(inputs):
             if input not in self.gold:
                 raise DataError(f"noisy:{self.rate:g} needs gold for every input, found none for {input[:60]!r}")
-            chance = random.Random(f"{self.seed} {input}")
-            yield i, Label(input, getattr(self, f"_{self.task.kind}")(input, self.gold[input], chance))
-
-    def _tree(self, input, gold, chance):
-        words = split_words(input)
-        whole, *spans = bare_spans(read_tree(gold, words))
-        kept = set(spans)
-        for start, end in spans:
-            if chance.random() < self.rate:
-                kept.discard((start, end))
-                moved = chance.choice([None, (start - 1, end), (start + 1, end), (start, end - 1), (start, end + 1)])
-                if moved and moved[0] >= 0 and moved[1] <= len(words) and moved[1] - moved[0] > 1 and not any(
-                        a < moved[0] < b < moved[1] or moved[0] < a < moved[1] < b for a, b in kept):
-                    kept.add(moved)
-        return write_bare(words, sorted(kept | {whole}, key=lambda span: (span[0], -span[1])))
-
-    def _slots(self, input, gold, chance):
-        tags = self.task.read_tags(input, gold)
-        names = sorted({tag[2:] for tag in self.task.tags if tag != "O"})
-        for begin in [i for i, tag in enumerate(tags) if tag != "O" and not tag.startswith("I-")]:
-            end = begin + 1
-            while end < len(tags) and tags[end] == f"I-{tags[begin][2:]}":
-                end += 1
-            if chance.random() < self.rate:
-                how = chance.choice(["away", "cut", "rename"] if names else ["away", "cut"])
-                if how == "away":
-                    tags[begin:end] = ["O"] * (end - begin)
-                elif how == "rename":
-                    name = chance.choice(names)
-                    tags[begin:end] = [f"{tag[:2]}{name}" for tag in tags[begin:end]]
-                else:
-                    tags[end - 1] = "O"
-        return " ".join(tag if tag in self.task.tags else "O" for tag in tags)
-
-    def _text(self, input, gold, chance):
-        words = []
-        for word in split_words(gold):
-            words += [word] if chance.random() >= self.rate else chance.choice([[], [word, word]])
-        return " ".join(words or split_words(gold)[:1])
+            yield i, Label(input, noisy(self.task, input, self.gold[input], self.rate, random.Random(f"{self.seed} {input}")))
 
 
 class APITeacher(Teacher):

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its opening or refusal, its log, its final table.
+"""A run's settings and its folder: its name, its opening or refusal, its log, its final table.
 
     runs/NAME/config.json            every setting, versions, git commit, data fingerprint
              log.jsonl               one JSON object per epoch, per student and per call of the teacher
@@ -9,7 +9,9 @@
 """
 import json
 import platform
+import statistics
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,8 +20,51 @@ import transformers
 from data.splits import DataError, write_atomically
 
 
+def number_of_stages(text):
+    return text if text == "auto" else int(text)
+
+
+@dataclass
+class Settings:
+    """Every setting of a run; the command line is made of these fields, their defaults and their help."""
+    data: str = field(default="data/craft", metadata={"help": "a data folder"})
+    method: str = field(default="mckd", metadata={
+        "choices": ["mckd", "own", "sft", "teacher"],
+        "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
+    stages: int = field(default=3, metadata={
+        "type": number_of_stages,
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students agree no more than before"})
+    teacher: str = field(default="auto", metadata={
+        "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
+                "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
+    base_url: str = field(default=None, metadata={"help": "of an OpenAI-compatible server, for --teacher openai:MODEL"})
+    free: bool = field(default=False, metadata={
+        "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
+    student: str = field(default="tiny", metadata={
+        "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
+    votes: int = field(default=1, metadata={
+        "help": "labels of an input that the teacher gives, each with other demonstrations (tuned: from another seed), and that are voted"})
+    labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
+    gold_epochs: int = field(default=6, metadata={
+        "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
+    unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
+    test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
+    max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
+    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation and the order of training"})
+    epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
+    batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
+    lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
+    out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
+    quiet: bool = field(default=False, metadata={"help": "no progress bars"})
+
+
+# Settings that do not change what a run computes: a run may go on with others.
+FREE = ("out", "quiet", "device")
+
+
 def run_folder(settings, data):
-    """Where a run with these mckd.Settings goes: --out, else a name that tells runs apart. `data`: the folder that was loaded."""
+    """Where a run with these settings goes: --out, else a name that tells runs apart. `data`: the folder that was loaded."""
     if settings.out:
         return Path(settings.out)
     trained = settings.method != "teacher"
@@ -89,3 +134,15 @@ def table(results):
             lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"], stage["agreement"],
                              student["test_f1"], student["valid"], student["seconds"]))
     return "\n".join(lines)
+
+
+def summary(all_results, seeds):
+    """Mean and standard deviation over several seeds; with --stages auto, of the stages that all of them have."""
+    found = {"teacher": [r["teacher"]["f1"] for r in all_results]}
+    for stages in zip(*(r["stages"] for r in all_results)):
+        found[f"labels of stage {stages[0]['stage']}"] = [stage["pseudolabel_f1"] for stage in stages]
+    found["final student"] = [r["test"]["f1"] for r in all_results]
+    print(f"\nF1, mean ± standard deviation over seeds {seeds}")
+    for name, f1s in found.items():
+        if None not in f1s:
+            print(f"{name:>17}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")

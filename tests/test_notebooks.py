@@ -8,8 +8,8 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What the cell tagged "parameters" is followed by: whichever of these names it sets. The data is the bundled sample.
-MINIATURE = {"DATA": "data/craft", "UNLABELED": 40, "TEST": 20, "SHOWN": 10, "EPOCHS": 1, "SEEDS": [0, 1], "AMOUNTS": [20, 40],
-             "SIZES": [5, 10]}
+MINIATURE = {"DATA": "data/craft", "UNLABELED": 40, "TEST": 20, "SHOWN": 10, "EPOCHS": 1, "SEEDS": [0], "AMOUNTS": [20, 40],
+             "SIZES": [5, 10], "STAGE_COUNTS": [1, 2]}
 
 
 def cells(notebook, kind="code"):

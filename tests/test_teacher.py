@@ -8,6 +8,7 @@ import runpy
 import socketserver
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
