@@ -21,7 +21,7 @@ import random
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -203,10 +203,12 @@ class Run:
     def test_inputs(self):
         return list(dict.fromkeys(x.input for x in self.data.test))
 
-    @property
+    @cached_property
     def held_out(self):
-        """Inputs that no student is trained on: where two of them are compared. Their gold is not looked at."""
-        return list(dict.fromkeys(x.input for x in self.data.valid[:200])) or self.test_inputs
+        """Inputs that no student is trained on, of valid or else of test: where two students are compared. Their gold is not looked at."""
+        trained_on = {x.input for x in self.data.labeled + self.data.unlabeled}
+        valid, test = ([x for x in dict.fromkeys(x.input for x in split) if x not in trained_on] for split in (self.data.valid, self.data.test))
+        return valid[:200] or test[:200]
 
     @property
     def vocabulary_texts(self):
@@ -278,8 +280,11 @@ def open_run(settings):
     config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
+    run = Run(settings, data, task, folder, device)
+    if settings.stages == "auto" and not run.held_out:
+        raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
     open_folder(folder, config, device)
-    return Run(settings, data, task, folder, device), teacher
+    return run, teacher
 
 
 def execute(settings):
