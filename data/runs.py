@@ -21,6 +21,7 @@ from data.splits import DataError, write_atomically
 
 
 def number_of_stages(text):
+    """What --stages takes: a number, or auto."""
     return text if text == "auto" else int(text)
 
 
@@ -40,10 +41,10 @@ class Settings:
     base_url: str = field(default=None, metadata={"help": "of an OpenAI-compatible server, for --teacher openai:MODEL"})
     free: bool = field(default=False, metadata={
         "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
-    student: str = field(default="tiny", metadata={
-        "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     votes: int = field(default=1, metadata={
         "help": "labels of an input that the teacher gives, each with other demonstrations (tuned: from another seed), and that are voted"})
+    student: str = field(default="tiny", metadata={
+        "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
