@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from data.runs import FREE, Settings, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.runs import FREE, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
@@ -98,7 +98,8 @@ class Student:
         run.students.append(self)
 
     def label(self, inputs):
-        if not self.file.exists():
+        shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
+        if not self.file.exists() and not (shared and adopt_student(self.run.folder, self.name)):
             held_out = [] if self.which == "final" else self.run.held_out
             self.learn_and_label(list(dict.fromkeys(inputs + self.run.test_inputs + held_out)))
         self.y = None                               # the run keeps its students, to score them; their labels need not stay

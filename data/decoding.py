@@ -340,11 +340,12 @@ keep_freed_memory()
 
 
 def fast_bf16(device):
-    """Whether bf16 is faster than fp32 here: on GPUs that have it and on CPUs with AVX512-BF16 or AMX; elsewhere it is
-    emulated, at a fraction of fp32's speed."""
+    """Whether bf16 is faster than fp32 here: on GPUs that have it, on CPUs with AMX, and on AMD's with AVX512-BF16. Intel's without
+    AMX have those instructions too, but at half the speed of fp32's; elsewhere bf16 is emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return has.get("amx_bf16", False) or (has.get("avx512_bf16", False) and not has["cpu_name"].startswith("Intel"))
 
 
 def fast_dtype(device):

@@ -99,6 +99,24 @@ def open_folder(folder, settings, device):
         write_atomically(log, events[:events.rfind(b"\n") + 1])
 
 
+def adopt_student(folder, name):
+    """Take a student from a run beside this one that differs in its number of stages alone, and so has trained the very same
+    student: its labels, and its lines of the log. Returns whether there was one."""
+    def about(run):
+        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return {**found, "settings": {**found["settings"], "stages": None}}
+    for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
+        other = labels.parent.parent
+        if about(other) == about(folder):
+            print(f"{name}: as in {other}, trained there with the same settings", flush=True)
+            for line in (other / "log.jsonl").read_text(encoding="utf-8").split("\n"):
+                if line.endswith("}") and json.loads(line).get("student") == name:
+                    log_event(folder, json.loads(line))
+            write_atomically(folder / "students" / labels.name, labels.read_bytes())
+            return True
+    return False
+
+
 def git_commit():
     """The commit of this checkout; None where there is none, or no git."""
     try:

@@ -313,6 +313,25 @@ def test_same_command_again_trains_nothing_and_changes_no_label(here, monkeypatc
     assert files(here / "run") == before
 
 
+def test_runs_of_more_or_fewer_stages_share_their_pairs_and_give_the_bytes_that_they_would_alone(here, monkeypatch):
+    def students(*arguments):
+        spy = Spy(monkeypatch)
+        run(monkeypatch, "--data", "data", "--teacher", replay(here), "--gold-epochs", 0, *arguments)
+        return len(spy.students)
+    assert len(spy_on(here, monkeypatch, "--stages", 3, out="alone")) == 5
+    assert students("--stages", 4) == 7
+    assert students("--stages", 3) == 1                                                     # the final one
+    assert students("--stages", 3, "--method", "own") == students("--stages", 3, "--seed", 1) == 5
+    assert students("--stages", 3, "--out", "runs/of-its-own") == 5
+    shared = here / "runs" / "data-mckd3-replay-labels.jsonl-tiny-gold_epochs0-seed0"
+    assert pseudolabels(shared) == pseudolabels(here / "alone")
+    for pair in ("stage1_A", "stage1_B", "stage2_A", "stage2_B"):
+        assert (shared / f"students/{pair}.jsonl").read_bytes() == (here / f"alone/students/{pair}.jsonl").read_bytes()
+    found = json.loads((shared / "results.json").read_text())
+    assert [student["seconds"] is not None for stage in found["stages"] for student in stage["students"]] == [True] * 5
+    assert (shared / "log.jsonl").read_text().count('"event": "student"') == 5
+
+
 @pytest.mark.parametrize("breaks_at", [0, 1, 2, 4])
 def test_interrupted_run_goes_on_with_the_student_that_it_was_at(breaks_at, here, monkeypatch):
     students = spy_on(here, monkeypatch, "--stages", 3, out="whole")
