@@ -27,12 +27,12 @@ from pathlib import Path
 import torch
 
 from data.runs import FREE, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
+from data.splits import (Data, DataError, Example, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
 from metrics import agreement, score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, train
-from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, read_answer
+from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
 MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must raise the students' agreement by this much F1
@@ -110,12 +110,11 @@ class Student:
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order and dropout only
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-        recipe = run.recipe(student.kind)
+        recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
         self.teach(student, (Example(x, self.y.pop(x).output) for x in self.D), recipe, seed, "training")
         if self.gold:
-            recipe = replace(recipe, epochs=run.settings.gold_epochs, lr=recipe.lr * recipe.gold_lr, min_steps=0)
-            self.teach(student, self.gold, recipe, seed, "finetuning on gold")
+            self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
@@ -161,15 +160,7 @@ class Teacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
-        """Pseudolabels: the answers, mended; one that cannot be read becomes the task's fallback."""
-        found, unreadable = {}, 0
-        for x, answer in self.answers(inputs).items():
-            found[x] = read_answer(self.run.task, answer)
-            if found[x] is None:
-                found[x], unreadable = Label(x, self.run.task.fallback(x)), unreadable + 1
-        if unreadable:
-            print(f"{unreadable:,} of the teacher's {len(found):,} answers cannot be read; they become the fallback", file=sys.stderr)
-        return found
+        return read_answers(self.run.task, self.answers(inputs).values())
 
     def answers(self, inputs):
         cache = cache_file(self.teacher)
@@ -221,11 +212,6 @@ class Run:
             if self.settings.method != "sft":
                 texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
         return texts
-
-    def recipe(self, kind):
-        given = {"epochs": self.settings.epochs, "batch_size": self.settings.batch_size, "lr": self.settings.lr}
-        given = {name: value for name, value in given.items() if value is not None}
-        return replace(RECIPES[kind], **given, **({"min_steps": 0} if "epochs" in given else {}))
 
     def save_pseudolabels(self, stage, y):
         """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""

@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,15 @@ class Recipe:
     min_steps: int
     optimizer: str
     gold_lr: float = 1.0
+
+    def changed(self, epochs=None, lr=None, batch_size=None):
+        """With those of these that are given; a number of epochs is then meant exactly."""
+        given = {name: value for name, value in (("epochs", epochs), ("lr", lr), ("batch_size", batch_size)) if value is not None}
+        return replace(self, **given, **({"min_steps": 0} if epochs is not None else {}))
+
+    def on_gold(self, epochs):
+        """How the student is then finetuned on the labeled examples."""
+        return replace(self, epochs=epochs, lr=self.lr * self.gold_lr, min_steps=0)
 
 
 RECIPES = {

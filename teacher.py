@@ -123,6 +123,15 @@ def read_answer(task, label):
         return None
 
 
+def read_answers(task, answers):
+    """Pseudolabels {input: Label}: the answers, mended; one that cannot be read becomes the task's fallback."""
+    found = {answer.input: read_answer(task, answer) for answer in answers}
+    unreadable = [x for x, label in found.items() if label is None]
+    if unreadable:
+        print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read; they become the fallback", file=sys.stderr)
+    return found | {x: Label(x, task.fallback(x)) for x in unreadable}
+
+
 class LLMTeacher(Teacher):
     """A local LLM, few-shot prompted, greedy, constrained by the task; `free`: not constrained, as in the paper."""
 

@@ -1,0 +1,118 @@
+"""What finished runs found, as the README's tables and its figure: means and deviations over seeds.
+
+    python tests/results.py runs
+    python tests/results.py runs --figure notebooks/results.svg         # needs matplotlib: notebooks/requirements.txt
+
+Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
+show of each corpus and method the runs with most unlabeled sentences, with the student `tiny` and one prompt a sentence.
+"""
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.splits import DataError, run_command  # noqa: E402
+
+COLOURS = {"the LLM, decoding freely": "C4", "the LLM, constrained": "C4", "50 gold examples": "C5", "500 gold examples": "C5",
+           "1 stage (vanilla KD)": "C1", "2 stages": "C0", "3 stages": "C0", "4 stages": "C0"}        # the figure's bars
+METHODS = [*COLOURS, "3 stages, own half", "1,000 gold examples", "gold for the whole pool"]         # the short table's rows
+
+
+def read_runs(folder):
+    """{a run's name without its seed: [(settings, results), …]} of the finished runs in `folder`, seeds in order."""
+    groups = {}
+    for file in sorted(folder.glob("*/results.json")):
+        settings = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))["settings"]
+        results = json.loads(file.read_text(encoding="utf-8"))
+        groups.setdefault(re.sub(r"-seed\d+$", "", file.parent.name), []).append((settings, results))
+    if not groups:
+        raise DataError(f"{folder}: expected folders of finished runs, found none")
+    return groups
+
+
+def mean(values):
+    """`mean ± standard deviation`, the mean alone of one value or of equal ones, – where one is missing."""
+    if None in values:
+        return "–"
+    spread = statistics.stdev(values) if len(values) > 1 else 0
+    return f"{statistics.mean(values):.1f}" + (f" ± {spread:.1f}" if spread else "")
+
+
+def every_run(groups):
+    lines = ["| runs | seeds | labels that each stage learns from, F1 | test F1 | valid (%) | seconds a seed |", "|---|---:|---:|---:|---:|---:|"]
+    for name, runs in groups.items():
+        found = [results for _, results in runs]
+        labels = ", ".join(mean(stage) for stage in zip(*([s["pseudolabel_f1"] for s in r["stages"]] for r in found)))
+        cells = [len(found), labels or "–", mean([r["test"]["f1"] for r in found]), mean([r["test"]["valid"] for r in found]),
+                 f"{statistics.mean(r['seconds'] for r in found):,.0f}"]
+        lines.append(f"| `{name}` | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def method_of(settings):
+    """The short table's row for a run; None for those that it does not show."""
+    method, gold = settings["method"], settings["labeled"] or 50
+    if method == "teacher":
+        return "the LLM, decoding freely" if settings["free"] else "the LLM, constrained"
+    if settings["student"] != "tiny" or settings["votes"] > 1 or settings["gold_epochs"] != 6 or settings["teacher"].startswith("tuned:"):
+        return None
+    if method == "sft":
+        return f"{gold:,} gold examples" if gold in (50, 500, 1000) else "gold for the whole pool"
+    stages = "1 stage (vanilla KD)" if settings["stages"] == 1 else f"{settings['stages']} stages"
+    return stages + ", own half" * (method == "own")
+
+
+def by_corpus(groups):
+    """{corpus: {method: test F1s, one a seed}}"""
+    found, pools = {}, {}
+    for runs in groups.values():
+        settings, results = runs[0]
+        corpus, method, pool = results["data"].removeprefix("Data: ").split(" in ")[0], method_of(settings), settings["unlabeled"] or 10 ** 9
+        if method in METHODS and pool >= pools.get((corpus, method), 0):
+            pools[corpus, method] = pool
+            found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
+    return found
+
+
+def short_table(found):
+    lines = ["| test F1 | " + " | ".join(found) + " |", "|---|" + "---:|" * len(found)]
+    for method in METHODS:
+        lines.append(f"| {method} | " + " | ".join(mean(found[corpus][method]) if method in found[corpus] else "–" for corpus in found) + " |")
+    return "\n".join(lines)
+
+
+def figure(found, file):
+    import matplotlib.pyplot as plt
+    plt.style.use(ROOT / "notebooks" / "figures.mplstyle")
+    fig, axes = plt.subplots(1, len(found), figsize=(2 + 3.3 * len(found), 4.5), sharey=True, layout="constrained", squeeze=False)
+    for ax, (corpus, f1s) in zip(axes[0], found.items()):
+        for i, (method, colour) in enumerate(reversed(COLOURS.items())):
+            values = f1s.get(method, [0])
+            ax.barh(method, statistics.mean(values), xerr=statistics.stdev(values) if len(values) > 1 else None, capsize=4, color=colour)
+            ax.text(2, i, f"{statistics.mean(values):.1f}" if method in f1s else "–", va="center",
+                    color="white" if statistics.mean(values) > 20 else "black", fontweight="bold")
+        ax.set(title=corpus, xlabel="test F1 (%)", xlim=(0, 100))
+        ax.grid(axis="y", visible=False)
+    fig.savefig(file, metadata={"Date": None})
+    print(f"{file}: {', '.join(found)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder that holds runs' folders")
+    parser.add_argument("--figure", type=Path, help="draw the figure into this file instead")
+    args = parser.parse_args()
+    groups = read_runs(args.runs)
+    if args.figure:
+        figure(by_corpus(groups), args.figure)
+    else:
+        print(f"{short_table(by_corpus(groups))}\n\n{every_run(groups)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,38 @@
+"""tests/results.py: the tables are the means and deviations of the runs in the folder."""
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from data.runs import Settings
+from data.splits import DataError
+from results import by_corpus, every_run, read_runs, short_table
+
+
+def finished(folder, settings, f1, label_f1s=()):
+    """A run's folder, as far as the tables read it."""
+    run = folder / f"{settings.method}{settings.stages}-{settings.unlabeled}-{settings.labeled}-seed{settings.seed}"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"settings": asdict(settings)}))
+    stages = [{"pseudolabel_f1": label_f1} for label_f1 in label_f1s]
+    (run / "results.json").write_text(json.dumps({
+        "data": "Data: ATIS in data/atis (real data): 50 labeled", "stages": stages, "test": {"f1": f1, "valid": 100.0}, "seconds": 10 * f1}))
+
+
+def test_mean_and_deviation_of_the_largest_pool(tmp_path):
+    plain = Settings(unlabeled=1500)
+    for seed, f1 in enumerate([60.0, 62.0, 64.0]):
+        finished(tmp_path, replace(plain, seed=seed), f1, [50.0, f1 - 10])
+    finished(tmp_path, replace(plain, unlabeled=500), 10.0)
+    finished(tmp_path, replace(plain, stages=2, student="gguf:x"), 99.0)
+    finished(tmp_path, replace(plain, method="sft", labeled=500), 80.0)
+    groups = read_runs(tmp_path)
+    assert by_corpus(groups) == {"ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0]}}
+    rows = short_table(by_corpus(groups)).split("\n")
+    assert "| 3 stages | 62.0 ± 2.0 |" in rows and "| 500 gold examples | 80.0 |" in rows and "| 2 stages | – |" in rows
+    assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
+
+
+def test_no_runs_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="found none"):
+        read_runs(tmp_path)
