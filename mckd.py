@@ -15,10 +15,7 @@ is trained on both halves. (Beyond the paper, every student then has a few epoch
 import argparse
 import hashlib
 import json
-import multiprocessing
-import os
 import random
-import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -26,8 +23,9 @@ from pathlib import Path
 
 import torch
 
-from data.runs import FREE, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import (Data, DataError, Example, load_data, read_labels, read_pseudolabels, run_command, save_folder,
+from data.parallel import side_by_side
+from data.runs import Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
 from metrics import agreement, score
@@ -36,7 +34,6 @@ from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, r
 
 THREADS = torch.get_num_threads()
 MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must raise the students' agreement by this much F1
-FORKS = sys.platform == "linux"          # elsewhere a forked process may not use what the libraries have set up
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -56,8 +53,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
 
     i, agreements = 0, []
     for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
-        s_A = Student(run, i, "A", D_A, y, D_labeled)               # trained on (A, ŷ_{i-1}), then on D_labeled
-        s_B = Student(run, i, "B", D_B, y, D_labeled)               # trained on (B, ŷ_{i-1}), then on D_labeled
+        s_A = Student(run, i, "A", D_A, y, D_labeled)               # learns from (A, ŷ_{i-1}), then from D_labeled,
+        s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}); each when labels are asked of it
         if cross:
             y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: each labels what it has not seen
         else:
@@ -68,7 +65,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
             break
 
     s_n = Student(run, i + 1, "final", D_A + D_B, y, D_labeled)     # final stage: one student, trained on both halves
-    s_n.label([])                                                   # the test split alone: no pool is left to label
+    s_n.label([])                                                   # it learns, and labels the test split alone: no pool is left
     return s_n
 
 
@@ -97,9 +94,12 @@ class Student:
         self.place = None                                               # of its progress bars, where two students work
         run.students.append(self)
 
+    def is_finished(self):
+        return self.file.exists() and (self.which != "final" or (self.run.folder / "final").is_dir())
+
     def label(self, inputs):
         shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
-        if not self.file.exists() and not (shared and adopt_student(self.run.folder, self.name)):
+        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.name)):
             held_out = [] if self.which == "final" else self.run.held_out
             self.learn_and_label(list(dict.fromkeys(inputs + self.run.test_inputs + held_out)))
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
@@ -133,28 +133,8 @@ class Student:
                 "seconds": logged_seconds(self.run.folder, self.name)}
 
 
-def side_by_side(*labellings):
-    """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a forked process: two
-    take about a quarter longer than one. What a process does reaches this one through the run's folder; what it fails at, this
-    one does again, and says what is wrong."""
-    def work(student, inputs, place):
-        student.place = place
-        try:
-            student.label(inputs)
-        except BaseException:
-            os._exit(1)
-    if FORKS and labellings[0][0].one_core and not all(student.file.exists() for student, _ in labellings):
-        processes = [multiprocessing.get_context("fork").Process(target=work, args=(student, inputs, place), daemon=True)
-                     for place, (student, inputs) in enumerate(labellings)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-    return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}
-
-
-class Teacher:
-    """The teacher's labels, taken from its cache where they are there. `label` is t in the algorithm above."""
+class CachedTeacher:
+    """A teacher's labels, taken from its cache where they are there. `label` is that of t in the algorithm above."""
 
     def __init__(self, run, teacher):
         self.run, self.teacher = run, teacher
@@ -172,10 +152,11 @@ class Teacher:
         return dict(zip(inputs, labels))
 
     def test_scores(self):
+        """"f1" and "valid" on the test split; an answer that cannot be read scores 0."""
         if not self.run.test_inputs or not self.teacher.can_label(self.run.test_inputs):
             return {"f1": None, "valid": None}
-        answers = self.answers(self.run.test_inputs)                    # one that cannot be read scores 0
-        return self.run.score_test({x: read_answer(self.run.task, answer) or answer for x, answer in answers.items()})
+        answers = self.answers(self.run.test_inputs)
+        return self.run.score_test({x: read_answer(self.run.task, answer) or Label(x, "") for x, answer in answers.items()})
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -215,7 +196,10 @@ class Run:
 
     def save_pseudolabels(self, stage, y):
         """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
-        write_jsonl(self.folder / "pseudolabels" / f"stage{stage}.jsonl", (y[x.input] for x in self.data.unlabeled))
+        file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
+        if not file.exists():
+            log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
+        write_jsonl(file, (y[x.input] for x in self.data.unlabeled))
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -254,8 +238,12 @@ def open_run(settings):
         device = torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
+    inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if settings.method in ("mckd", "own"):
-        partition(list(dict.fromkeys(x.input for x in data.unlabeled)), settings.seed)      # too few are refused now
+        try:
+            partition(inputs, settings.seed)                            # too few are refused now
+        except DataError as error:
+            raise DataError(f"{data.folder}/unlabeled.jsonl: {error}") from None
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
         members = [partial(TunedTeacher, settings.teacher.removeprefix("tuned:"), task, data, settings.seed + 1000 * k, device,
@@ -264,8 +252,10 @@ def open_run(settings):
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
+    if settings.method in ("mckd", "own") and not teacher.can_label(inputs):
+        list(teacher.label(inputs))                                     # says now of which inputs it knows nothing
     folder = run_folder(settings, data.folder)
-    config = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, "fingerprint": data.fingerprint,
+    config = {**asdict(settings), "fingerprint": data.fingerprint,
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     run = Run(settings, data, task, folder, device)
@@ -284,7 +274,7 @@ def execute(settings):
         Student(run, 1, "final", list(gold), gold).label([])
     else:
         print(f"Teacher: {made.name}", flush=True)
-        teacher = Teacher(run, made)
+        teacher = CachedTeacher(run, made)
         if settings.method != "teacher":
             D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
             seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
@@ -303,7 +293,8 @@ def execute(settings):
                        "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(), "teacher": taught, "stages": stages,
-               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder)}
+               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder),
+               "teacher_seconds": logged_seconds(run.folder, "teacher")}
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")

@@ -1,12 +1,13 @@
 """A run's settings and its folder: its name, its opening or refusal, its log, its final table.
 
     runs/NAME/config.json            every setting, versions, git commit, data fingerprint
-             log.jsonl               one JSON object per epoch, per student and per call of the teacher
+             log.jsonl               one JSON object per epoch, student, stage and call of the teacher
              pseudolabels/           stage0.jsonl, stage1.jsonl, …: {"input", "output", "score"} a line, in the split's order
              students/               every student's labels, from which an interrupted run goes on
              final/                  the last student: its weights (safetensors), its tokenizer
              results.json, report.md
 """
+import argparse
 import json
 import platform
 import statistics
@@ -22,7 +23,10 @@ from data.splits import DataError, write_atomically
 
 def number_of_stages(text):
     """What --stages takes: a number, or auto."""
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, found {text!r}") from None
 
 
 @dataclass
@@ -60,8 +64,9 @@ class Settings:
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
 
-# Settings that do not change what a run computes: a run may go on with others.
-FREE = ("out", "quiet", "device")
+# Settings that do not change what a run computes: a run may go on with others. What the data is its fingerprint tells.
+FREE = {None: ("data", "out", "quiet", "device"), "teacher": ("stages", "student", "epochs", "batch_size", "lr", "gold_epochs", "recipes"),
+        "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs")}
 
 
 def run_folder(settings, data):
@@ -81,10 +86,9 @@ def run_folder(settings, data):
 
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where others made it."""
-    file = folder / "config.json"
     if (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl")):        # there is work to keep
-        found = json.loads(file.read_text(encoding="utf-8"))["settings"]
-        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings.items() if found.get(name) != value]
+        found, wanted = that_count(read_config(folder)["settings"]), that_count(settings)
+        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in wanted.items() if found.get(name) != value]
         if differences:
             raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
     else:
@@ -92,26 +96,44 @@ def open_folder(folder, settings, device):
         about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "device": str(device)}
         (folder / "students").mkdir(parents=True, exist_ok=True)
         (folder / "pseudolabels").mkdir(exist_ok=True)
-        write_atomically(file, json.dumps(about, indent=2) + "\n")
+        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")):          # by a run that came to nothing
+            left.unlink(missing_ok=True)
+        write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
     log = folder / "log.jsonl"
     log.touch()                                         # a run whose labels are all known logs nothing
     if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
 
 
+def that_count(settings):
+    """Those settings that change what this run computes."""
+    return {name: value for name, value in settings.items() if name not in FREE[None] + FREE.get(settings["method"], ())}
+
+
+def read_config(folder):
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/config.json: expected the settings of a run: {error}") from None
+
+
 def adopt_student(folder, name):
     """Take a student from a run beside this one that differs in its number of stages alone, and so has trained the very same
     student: its labels, and its lines of the log. Returns whether there was one."""
     def about(run):
-        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return {**found, "settings": {**found["settings"], "stages": None}}
+        found = read_config(run)
+        return {**found, "settings": {**that_count(found["settings"]), "stages": None}}
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
-        if about(other) == about(folder):
+        try:
+            same = about(other) == about(folder)
+        except (DataError, KeyError, TypeError):        # no run's folder, or a damaged one
+            continue
+        if same:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
-            for line in (other / "log.jsonl").read_text(encoding="utf-8").split("\n"):
-                if line.endswith("}") and json.loads(line).get("student") == name:
-                    log_event(folder, json.loads(line))
+            for event in logged(other):
+                if event.get("student") == name:
+                    log_event(folder, event)
             write_atomically(folder / "students" / labels.name, labels.read_bytes())
             return True
     return False
@@ -132,12 +154,22 @@ def log_event(folder, event):
         file.write(json.dumps(event) + "\n")
 
 
-def logged_seconds(folder, student=None):
-    """What the log says that this student, or the teacher and all students, took; interrupted work is not counted."""
+def logged(folder):
+    """The events in log.jsonl, but for a line that a crash has cut off."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
-    events = [json.loads(line) for line in lines if line.endswith("}")]
-    counted = [x for x in events if x["event"] in ("student", "teacher") and student in (None, x.get("student"))]
-    return round(sum(x["seconds"] for x in counted), 1)
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def logged_seconds(folder, who=None):
+    """What the log says that this student, or "teacher", or all of them took; None where it says nothing. What was interrupted is not
+    counted, and what was done twice, because a crash came before its file was written, once."""
+    seconds = {}
+    for event in logged(folder):
+        if event["event"] == "teacher":
+            seconds["teacher"] = seconds.get("teacher", 0) + event["seconds"]
+        elif event["event"] == "student":
+            seconds[event["student"]] = event["seconds"]
+    return round(sum(seconds.values()), 1) if who is None else round(seconds[who], 1) if who in seconds else None
 
 
 def table(results):
@@ -147,7 +179,8 @@ def table(results):
         return f"| {name:<13} | " + " | ".join(f"{cell:>10}" for cell in shown) + " |"
     lines = [row("", "trained on", "label F1", "agreement", "test F1", "valid (%)", "seconds"), "|---|" + "---:|" * 6]
     if results["method"] != "sft":
-        lines.append(row("teacher", None, None, None, results["teacher"]["f1"], results["teacher"]["valid"], None))
+        lines.append(row("teacher", None, None, None, results["teacher"]["f1"], results["teacher"]["valid"],
+                         results["teacher_seconds"]))
     for stage in results["stages"]:
         for student in stage["students"]:
             lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"], stage["agreement"],

@@ -3,7 +3,7 @@
     FOLDER/task.json         {"task": "tree" | "slots" | "text", "instruction": "one line for the prompt", ...}
            labeled.jsonl     the few gold examples, one {"input": "...", "output": "..."} a line
            unlabeled.jsonl   the many inputs; an output, where there is one, only serves to report, never to train or to choose
-           valid.jsonl       gold to choose settings by, for teacher.py --split valid; a run does not use it (may be missing)
+           valid.jsonl       gold to choose settings by, yourself; a run only compares two students on its inputs (may be missing)
            test.jsonl        gold to score with (may be missing: then there are no scores)
 
 Words of an input are separated by single spaces. The rows of the paper's authors are read as well:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, random_tree
+from data import parallel
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
@@ -113,7 +114,7 @@ class Spy:
 
     def __init__(self, monkeypatch, breaks_at=None):
         self.students, self.breaks_at = [], breaks_at
-        monkeypatch.setattr(mckd, "FORKS", False)                 # what another process does, this one cannot see
+        monkeypatch.setattr(parallel, "FORKS", False)                 # what another process does, this one cannot see
         for name in ("make_student", "train", "label", "save_student"):
             monkeypatch.setattr(mckd, name, getattr(self, name))
 
@@ -372,6 +373,59 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
 def test_quiet_and_device_may_change(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu") == []
+
+
+def test_settings_that_change_nothing_may_change(here, monkeypatch):
+    assert len(spy_on(here, monkeypatch, "--stages", 2)) == 3
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data/", "--teacher", "replay:labels.jsonl", "--out", "run", "--gold-epochs", 0, "--stages", 2)
+    assert spy.students == []
+    spy_on(here, monkeypatch, "--method", "sft", out="gold")
+    assert spy_on(here, monkeypatch, "--method", "sft", "--stages", 1, out="gold") == []
+    with pytest.raises(DataError, match="epochs None there, 3 here"):
+        spy_on(here, monkeypatch, "--method", "sft", "--epochs", 3, out="gold")
+
+
+def test_lost_final_student_is_trained_again(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    before = files(here / "run")
+    shutil.rmtree(here / "run/final")
+    assert len(spy_on(here, monkeypatch, "--stages", 2)) == 1
+    assert files(here / "run").keys() == before.keys()
+    events = [json.loads(line) for line in open(here / "run/log.jsonl")]
+    twice = [event["seconds"] for event in events if event.get("student") == "stage2_final" and event["event"] == "student"]
+    assert len(twice) == 2
+    assert json.loads((here / "run/results.json").read_text())["stages"][-1]["students"][0]["seconds"] == twice[-1]     # not both
+
+
+def test_what_a_run_that_came_to_nothing_leaves_is_not_counted_by_the_next(here, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 2, breaks_at=0)
+    assert (here / "run/pseudolabels/stage0.jsonl").exists() and (here / "run/log.jsonl").read_text()
+    spy_on(here, monkeypatch, "--stages", 1, "--seed", 3)
+    assert '"seed": 3' in (here / "run/config.json").read_text()
+    assert (here / "run/log.jsonl").read_text().count('"event": "stage"') == 1
+
+
+def test_folder_beside_that_is_no_run_does_not_stand_in_the_way(here, monkeypatch):
+    make_folder(here / "data")
+    for name, content in (("empty", None), ("damaged", '{"settings"')):
+        (here / "runs" / name / "students").mkdir(parents=True)
+        (here / "runs" / name / "students/stage1_A.jsonl").write_text("")
+        if content:
+            (here / "runs" / name / "config.json").write_text(content)
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--stages", 2)
+    assert len(spy.students) == 3
+
+
+def test_missing_pseudolabel_is_said_before_anything_is_written(here, monkeypatch):
+    make_folder(here / "data")
+    spec = replay(here)
+    (here / "labels.jsonl").write_text("".join((here / "labels.jsonl").read_text().splitlines(True)[:-1]))
+    with pytest.raises(DataError, match="no pseudolabel for"):
+        run(monkeypatch, "--data", "data", "--teacher", spec, "--out", "run")
+    assert not (here / "run").exists()
 
 
 def test_labels_that_changed_are_not_mixed_with_students_of_the_old_ones(here, monkeypatch):
@@ -639,12 +693,12 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.skipif(not mckd.FORKS, reason="students work side by side only on Linux")
+@pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
 def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, monkeypatch):
     make_folder(here / "data", "tree")
     done = subprocess.run([sys.executable, ROOT / "mckd.py", *map(str, MINIATURE), "--stages", "2", "--out", "side"], capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
-    monkeypatch.setattr(mckd, "FORKS", False)
+    monkeypatch.setattr(parallel, "FORKS", False)
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "after")
     assert {name: content for name, content in files("side").items() if "labels" in name or "students" in name or "final" in name} \
         == {name: content for name, content in files("after").items() if "labels" in name or "students" in name or "final" in name}
@@ -652,7 +706,7 @@ def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, m
         == {"stage1_A", "stage1_B", "stage2_final"}
 
 
-@pytest.mark.skipif(not mckd.FORKS, reason="students work side by side only on Linux")
+@pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
 def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch):
     make_folder(here / "data", "tree")
 
@@ -677,7 +731,7 @@ def test_three_stages_go_on_after_the_second_is_lost(here, monkeypatch):
     assert len(labels) == 3 and labels["stage1.jsonl"] != labels["stage2.jsonl"]
     for lost in [*(here / "run/students").glob("stage2_*"), *(here / "run/pseudolabels").iterdir()]:
         lost.unlink()
-    monkeypatch.setattr(mckd, "FORKS", False)
+    monkeypatch.setattr(parallel, "FORKS", False)
     made, real = [], mckd.make_student
     monkeypatch.setattr(mckd, "make_student", lambda *arguments: made.append(1) or real(*arguments))
     run(monkeypatch, *MINIATURE, "--stages", 3, "--out", "run")
