@@ -12,7 +12,14 @@ Every score is a dict with the same keys, in percent from 0 to 100:
     valid         share of the predictions that could be read as an answer about their sentence (of the n; for evalb, which
                   leaves the others out, of all)
     left_out      how many sentences the score has nothing to say about (bracket and evalb only); they are not in n
-    per_sentence  {"precision", "recall", "f1"} for every sentence, None for those left out
+    per_sentence  {"precision", "recall", "f1"} for every sentence, None for those left out (from --json an object of three
+                  nulls)
+
+A predicted tree may be written in any of these ways, here for the gold `(S (NP (DT The) (NN cat)) (VP (VBD sat)))`:
+
+    (S (NP (DT The) (NN cat)) (VP (VBD sat)))     Penn
+    (S (NP The cat) (VP sat))                     labels without part-of-speech tags: a token glued to its bracket is a label
+    ( ( The cat ) sat )  or  ((The cat) sat)      without labels: evalb finds no bracket right in it
 
 Three different scores are called F1 here. `bracket_scores` is the paper's: unlabelled, a mean over sentences.
 `evalb_scores` is what parsers usually report: labelled, counted over the whole corpus. `slot_scores` counts chunks over the
@@ -23,14 +30,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 import unicodedata
 from collections import Counter
 from functools import lru_cache
 from itertools import accumulate
 
-from data.trees import Tree, bare_spans, clean, mend, read_bare, read_penn, read_tree, split_words, unescape
+from data.splits import DataError, run_command
+from data.tasks import BIO
+from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
 class GoldError(ValueError):
@@ -121,21 +128,18 @@ def is_punctuation(word: str) -> bool:
 
 
 def _read_gold(text: str, words: list[str] | None) -> Tree:
-    try:
-        tree = clean(read_penn(text))
-    except ValueError as error:
-        not_penn = error
-    else:
-        if words is None or tree.words == [unescape(word) for word in words]:
-            if not tree.words:
-                raise ValueError("expected a Penn tree: every word of it is a trace")
-            return tree
     if words is not None:
         return read_tree(text, words)
     try:
-        return read_bare(text)
-    except ValueError:
-        raise not_penn from None
+        tree = clean(read_penn(text))
+    except ValueError as not_penn:
+        try:
+            return read_bare(text)
+        except ValueError:
+            raise not_penn from None
+    if not tree.words:
+        raise ValueError("expected a Penn tree: every word of it is a trace")
+    return tree
 
 
 def _spans(tree: Tree, keep: list[bool]) -> set[tuple[int, int]]:
@@ -156,6 +160,8 @@ def _predicted_spans(text: str, words: list[str], keep: list[bool]) -> set[tuple
 # Labelled brackets, as EVALB scores them
 
 _DELETED = frozenset(["TOP", "-NONE-", ",", ":", "``", "''", "."])      # COLLINS.prm's DELETE_LABEL
+_PHRASES = frozenset("""ADJP ADVP CONJP FRAG INTJ LST NAC NP NX PP PRN PRT QP RRC S SBAR SBARQ SINV SQ UCP VP
+                        WHADJP WHADVP WHNP WHPP""".split())     # the Penn Treebank's constituents
 
 
 def evalb_scores(gold: list[str], pred: list[str]) -> dict:
@@ -168,8 +174,10 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
     unreadable, or has other leaves after deletion is left out of everything (EVALB's "skip" and "error"), so look at
     `valid` before praising an F1. "complete" is a share of the sentences that were scored.
 
-    Three differences. An unlabelled prediction, which EVALB cannot read, takes gold's tags for what to delete; its brackets
-    match nothing. Escapes are undone before words are compared, so `1\\/2` is `1/2`. F1 is 0 where EVALB prints nan.
+    Three differences. Predictions without tags, which EVALB cannot read, take gold's for what to delete: `(S (NP The cat)
+    (VP sat))` is scored by its labels, also where every constituent is one word, as in `(S (NP mice) (VP died))`; brackets
+    without labels match nothing. Escapes are undone before words are compared, so `1\\/2` is `1/2`. F1 is 0 where EVALB
+    prints nan.
 
     Raises GoldError for gold that is not a Penn tree.
     """
@@ -206,36 +214,44 @@ def _evalb_view(tree: Tree) -> tuple[list[str], Counter]:
     brackets = Counter()
     for label, start, end in tree.spans:
         if here[start] < here[end]:
-            label = label and label.partition("-")[0].partition("=")[0]     # "" and None stay what they are
+            label = label and _cut(label)                               # "" and None stay what they are
             if label not in _DELETED:
                 brackets["ADVP" if label == "PRT" else label, here[start], here[end]] += 1
     return words, brackets
 
 
+def _cut(label: str) -> str:
+    return label.partition("-")[0].partition("=")[0]
+
+
 def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter | None:
     # None where EVALB reports an error, or skips the sentence because nothing is left of the prediction.
+    if not gold_words:
+        return None
     try:
-        words, brackets = _evalb_view(read_penn(text))
+        tree = read_penn(text)
+        phrases = [(tag, i, i + 1) for i, tag in enumerate(tree.tags) if _cut(tag) in _PHRASES and tag not in gold.tags]
+        words, brackets = _evalb_view(Tree(tree.words, tree.tags, tree.spans + phrases))
         if words == gold_words:
-            return brackets if words else None
+            return brackets
     except ValueError:
         pass
-    try:
-        bare = read_bare(text)
-    except ValueError:
-        return None
     leaves = [(word, tag) for word, tag in zip(gold.words, gold.tags) if tag != "-NONE-"]
-    if not gold_words or bare.words != [word for word, _ in leaves]:
-        return None
-    spans = [(None, start, end) for _, start, end in bare.spans]        # no label, which is not the label ""
-    return _evalb_view(Tree(bare.words, [tag for _, tag in leaves], spans))[1]
+    for read in (read_bare, read_labelled):
+        try:
+            tree = read(text)
+        except ValueError:
+            continue
+        if tree.words == [word for word, _ in leaves]:
+            # None is no label, which is not the label "". A tag that a word has all the same, (VBD sat), is no constituent.
+            spans = [(None if read is read_bare else label, start, end) for label, start, end in tree.spans
+                     if label not in WORD_TAGS]
+            return _evalb_view(Tree(tree.words, [tag for _, tag in leaves], spans))[1]
+    return None
 
 
 # ----------------------------------------------------------------------------------------------------
 # Slots, as conlleval scores them
-
-_TAG = re.compile(r"O|[BI]-.+")
-
 
 def slot_scores(gold: list[str], pred: list[str]) -> dict:
     """Chunk F1 over the corpus, as conlleval and seqeval (in its default mode) count it.
@@ -253,7 +269,7 @@ def slot_scores(gold: list[str], pred: list[str]) -> dict:
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         gold_tags = split_words(gold_text)
         for position, tag in enumerate(gold_tags, 1):
-            if not _TAG.fullmatch(tag):
+            if not BIO.fullmatch(tag):
                 raise GoldError(number, f"expected BIO tags (O, B-label, I-label): tag {position} is `{tag}`")
         if not gold_tags:
             raise GoldError(number, "expected BIO tags (O, B-label, I-label): there are none")
@@ -288,7 +304,7 @@ def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
 
 def _predicted_tags(text: str, count: int) -> list[str] | None:
     tags = split_words(text)
-    return tags if len(tags) == count and all(map(_TAG.fullmatch, tags)) else None
+    return tags if len(tags) == count and all(map(BIO.fullmatch, tags)) else None
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -338,49 +354,18 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     """
     _same_length(a, b)
     _same_length(inputs, a)
-    if kind == "text":
-        return text_scores(a, b)["f1"]
-    if kind not in ("tree", "slots"):
-        raise ValueError(f"expected the kind of task to be tree, slots or text, not `{kind}`")
-    common, total, f1s = 0, 0, []
-    for a_text, b_text, sentence in zip(a, b, inputs):
-        words = split_words(sentence)
-        if kind == "tree":
-            words = [unescape(word) for word in words]
-            keep = [not is_punctuation(word) for word in words]
-            if sum(keep) > 1:
-                a_set = _predicted_spans(a_text, words, keep) or set()
-                b_set = _predicted_spans(b_text, words, keep) or set()
-                f1s.append(_percent(2 * len(a_set & b_set), len(a_set) + len(b_set)))
-        else:
-            a_set = chunks(_predicted_tags(a_text, len(words)) or [])
-            b_set = chunks(_predicted_tags(b_text, len(words)) or [])
-            common, total = common + 2 * len(a_set & b_set), total + len(a_set) + len(b_set)
+    sentences = [split_words(sentence) for sentence in inputs]
     if kind == "slots":
-        return _percent(common, total)
+        a = [text if _predicted_tags(text, len(words)) else " ".join("O" for _ in words) for text, words in zip(a, sentences)]
+    if kind != "tree":
+        return score(kind, a, b)["f1"]
+    f1s = []
+    for a_text, b_text, words in zip(a, b, sentences):
+        keep = [not is_punctuation(unescape(word)) for word in words]
+        if sum(keep) > 1:
+            a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
+            f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
     return sum(f1s) / len(f1s) if f1s else 0.0
-
-
-def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
-    """How many of several labelings of the same inputs share an error: is it systematic, or does it come and go?
-
-    `labelings`: say, an LLM's labels of these inputs under five prompts. Returns {"extra": Counter, "missing": Counter}: of
-    spans (tree) or slots that are not gold's, how many stand in exactly k labelings, and of those that are gold's, how
-    many lack in exactly k, for k from 1 on. Punctuation counts here. A student averages out what few labelings share.
-    """
-    def items(output, words):
-        if kind == "tree":
-            return set(bare_spans(read_tree(output, words)))
-        return chunks(split_words(output))
-    found = {"extra": Counter(), "missing": Counter()}
-    for gold_text, sentence, *outputs in zip(gold, inputs, *labelings):
-        words = split_words(sentence)
-        wanted, given = items(gold_text, words), Counter()
-        for output in outputs:
-            given.update(items(output, words))
-        found["extra"].update(given[x] for x in given if x not in wanted)
-        found["missing"].update(len(labelings) - given[x] for x in wanted if given[x] < len(labelings))
-    return found
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -390,37 +375,26 @@ METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_score
 
 
 def read_items(path: str) -> list[str]:
-    """The lines of a file. Raises ValueError with one line that names the file, and the line where there is one."""
+    """The lines of a file. Raises DataError with one line that names the file, and the line where there is one."""
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        raise ValueError(f"{path}: expected a readable file: {error.strerror}") from None
+        raise DataError(f"{path}: expected a readable file: {error.strerror}") from None
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if not content:
+        raise DataError(f"{path}: expected one item a line: the file is empty")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{number}: expected text in UTF-8") from None
     # Only \n ends a line: splitlines() would also break sentences at U+2028, U+0085 and others.
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    if not lines:
-        raise ValueError(f"{path}: expected one item a line: the file is empty")
-    items = []
-    for number, line in enumerate(lines, 1):
-        try:
-            items.append(line.decode("utf-8").rstrip("\r"))
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}:{number}: expected text in UTF-8") from None
-    return items
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _check_penn(gold: list[str]) -> None:
-    # bracket_scores would take a damaged Penn tree for a bare one, and its labels for words.
-    for number, text in enumerate(gold, 1):
-        try:
-            read_penn(text)
-        except ValueError as error:
-            raise GoldError(number, str(error)) from None
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
+    """The command line. Raises DataError for what it cannot score, with one line that names the file and the line."""
     parser = argparse.ArgumentParser(
         description="Score predictions against gold, one item a line in both files.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -432,32 +406,31 @@ def main(arguments: list[str] | None = None) -> int:
 example:
   python metrics.py gold.txt predicted.txt --metric bracket --json
 where a line of gold.txt is       (S (NP (DT The) (NN cat)) (VP (VBD sat)) (. .))
-and the one of predicted.txt is   ( ( The cat ) sat . )     or   ((The cat) sat .)     or a Penn tree""")
+and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) sat .): no labels, right for bracket only
+                            or    (S (NP The cat) (VP sat) .)    or a Penn tree: labels, right for evalb as well""")
     parser.add_argument("gold", metavar="GOLD", help="Penn trees with their tags, or BIO tags separated by spaces")
     parser.add_argument("pred", metavar="PRED", help="as many lines; an empty one is a prediction that failed")
     parser.add_argument("--metric", choices=sorted(METRICS), default="bracket", help="default: bracket")
-    parser.add_argument("--per-sentence", action="store_true", help="the scores of every sentence as well")
+    parser.add_argument("--per-sentence", action="store_true",
+                        help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
+    gold, pred = read_items(args.gold), read_items(args.pred)
+    if len(gold) != len(pred):
+        raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
     try:
-        gold, pred = read_items(args.gold), read_items(args.pred)
-        if len(gold) != len(pred):
-            raise ValueError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
         if args.metric == "bracket":
-            _check_penn(gold)
+            evalb_scores(gold, gold)    # refuses damaged Penn trees, which would be read as bare, their labels as words
         result = METRICS[args.metric](gold, pred)
     except GoldError as error:
-        print(f"{args.gold}:{error.number}: {error.problem}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise DataError(f"{args.gold}:{error.number}: {error.problem}") from None
     per_sentence = result.pop("per_sentence")
     if args.json:
         if args.per_sentence:
-            result["per_sentence"] = per_sentence
+            nothing = {"precision": None, "recall": None, "f1": None}
+            result["per_sentence"] = [scores or nothing for scores in per_sentence]
         print(json.dumps(result))
-        return 0
+        return
     if args.per_sentence:
         print("sentence  precision   recall       f1")
         for number, scores in enumerate(per_sentence, 1):
@@ -466,8 +439,7 @@ and the one of predicted.txt is   ( ( The cat ) sat . )     or   ((The cat) sat 
         print()
     for key, value in result.items():
         print(f"{key.replace('_', ' '):10s}", f"{value:8d}" if isinstance(value, int) else f"{value:8.2f}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,11 +1,13 @@
 """Reading and writing the data: splits, and how an answer is written as a sequence and read back.
 
     splits.py    a data folder (task.json and four .jsonl files) <-> lists of examples; files that appear whole or not at all
-    trees.py     Penn trees: reading, cleaning, writing, spans
+    trees.py     Penn, labelled and bare trees: reading, cleaning, writing, drawing, spans
     tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
+    noise.py     gold with errors made to measure, for teaching
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
     t5.py        T5 in few and large operations, for the small students
     batches.py   token arrays and batches
+    parallel.py  two students at a time, each in a process of its own
     runs.py      a run's folder: its name, its opening or refusal, its log, its final table
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/
     prepare.py   a published corpus -> a data folder: `python data/prepare.py craft`

@@ -1,26 +1,45 @@
 """The kinds of task: `tree`, `slots` and `text`.
 
-What a task knows about its outputs:
-    check(input, output)    is this gold well-formed, and is it about this input?
-    gold(example)           its output as the scores read it
-    pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each
+What a task knows about its outputs (`input`, `output` and `answer` are str, `words` and pieces list[str]):
+    check(input, output)    raises ValueError unless this gold is well-formed and about this input
+    gold(example) -> str    its output as the scores read it
+    pieces(input, output)   how an output is written as a target sequence: a list of pieces, one word, bracket or tag each (text:
+                            the whole output is one). ValueError, as from `check`, where it cannot be
     learn(examples)         what the labeled examples tell about well-formed outputs: which tags there are, for example
-    config()                what it takes to make this task again, with what it has learnt
+    config() -> dict        what it takes to make this task again, with what it has learnt
     symbols                 the pieces that are no words: brackets, tags
-    start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
-    write(words, pieces)    the output that these pieces make
-    read(input, answer)     how a free answer, such as an API's, is read and repaired, or refused
-    fallback(input)         the label of last resort
-    vote(input, outputs)    one output of several
+    read(input, answer)     the output in a free answer, such as an API's, repaired; ValueError where it is refused
+    fallback(input) -> str  the label of last resort
+    vote(input, outputs)    one output of several well-formed ones
     draw(input, output)     the output drawn for a terminal
+Only `tree` and `slots` have these two, for in `text` any token may come next:
+    start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
+    write(words, pieces)    the output that these pieces make
+Only `slots` has
+    read_tags(input, output)    the tags, one a word; ValueError where the counts differ
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
 import re
 from collections import Counter
 
-from data.trees import bare_spans, escape, flat, mend, read_tree, split_words, write_bare
+from data.trees import bare_spans, draw, escape, mend, read_tree, split_words, write_bare
+
+BIO = re.compile(r"O|[BI]-.+")      # a tag of a slot frame
+
+
+def _lines(task, input, answer):
+    """A chat model's answer, line by line, without Markdown's fences and an echo of the prompt's `Parse:` before it.
+
+    (An input that begins with such a word is left alone.) Raises ValueError where nothing is left.
+    """
+    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
+    if not input.startswith(task.answer_name):
+        text = text.removeprefix(task.answer_name).lstrip(" \t\r\n")
+    if not text:
+        raise ValueError("an empty answer")
+    return text.split("\n")
 
 
 class TreeState:
@@ -67,7 +86,8 @@ class TreeState:
 
 
 class TreeTask:
-    """Constituency parsing. Gold is a Penn tree (or a bare bracketing); targets are unlabelled bracketings."""
+    """Constituency parsing. Gold is a Penn tree, with traces or without, or any that trees.py reads; targets are unlabelled
+    bracketings."""
     kind, answer_name, symbols = "tree", "Parse:", ["(", ")"]
     instruction = "Bracket each sentence into its constituents."
 
@@ -106,13 +126,25 @@ class TreeTask:
 
     def fallback(self, input):
         """The label of last resort, for an input that no model can take: one bracket around the sentence."""
-        return flat(split_words(input))
+        return write_bare(split_words(input))
 
     def read(self, input, answer):
-        """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input."""
+        """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input.
+
+        It may go on over several lines while brackets are open. The first alone has precedence, for an LLM that has left a
+        bracket open may go on with the next demonstration.
+        """
         words = split_words(input)
-        lines = answer.strip(" \t\r\n").split("\n")
-        tree = read_tree(mend(lines[0]), words)
+        first, *more = _lines(self, input, answer)
+        text = first
+        for line in more:
+            if text.count("(") <= text.count(")"):
+                break
+            text += " " + line
+        try:
+            tree = read_tree(mend(first), words)
+        except ValueError:
+            tree = read_tree(mend(text), words)
         return write_bare(words, bare_spans(tree))
 
     def vote(self, input, outputs):
@@ -128,7 +160,6 @@ class TreeTask:
         return write_bare(words, kept)
 
     def draw(self, input, output):
-        from data.trees import draw
         return draw(read_tree(output, split_words(input)))
 
 
@@ -189,7 +220,7 @@ class SlotTask:
 
     def check(self, input, output):
         for tag in self.read_tags(input, output):
-            if tag != "O" and not (tag[:2] in ("B-", "I-") and len(tag) > 2):
+            if not BIO.fullmatch(tag):
                 raise ValueError(f"expected tags O, B-x or I-x, found {tag!r}")
             if self.tags and tag not in self.tags:
                 raise ValueError(f"unknown tag {tag!r}, not among task.json's tags")
@@ -212,7 +243,7 @@ class SlotTask:
 
     def read(self, input, answer):
         """The tags in a free answer. An unknown tag becomes O; ValueError when words and tags do not match up."""
-        tags = self.read_tags(input, answer.strip(" \t\r\n").split("\n")[0])
+        tags = self.read_tags(input, _lines(self, input, answer)[0])
         return " ".join(tag if tag in self.tags else "O" for tag in tags)
 
     def vote(self, input, outputs):
@@ -263,11 +294,8 @@ class TextTask:
         return ""
 
     def read(self, input, answer):
-        """The answer's first line; ValueError when there is none."""
-        line = answer.strip(" \t\r\n").split("\n")[0].strip(" \t\r")
-        if not line:
-            raise ValueError("an empty answer")
-        return line
+        """The answer's first line with content; ValueError when there is none."""
+        return _lines(self, input, answer)[0].strip(" \t\r")
 
     def vote(self, input, outputs):
         """The most frequent answer; of equally frequent ones the first."""

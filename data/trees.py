@@ -1,9 +1,10 @@
 """Constituency trees: reading, cleaning, writing, drawing.
 
-A tree is written in one of two ways.
+A tree is written in one of three ways.
 
-    Penn   (S (NP (DT The) (NN cat)) (VP (VBD sat)))     labels, and a part-of-speech tag on every word
-    bare   ( ( The cat ) sat )                           brackets only; what the models write
+    Penn       (S (NP (DT The) (NN cat)) (VP (VBD sat)))     labels, and a part-of-speech tag on every word
+    bare       ( ( The cat ) sat )                           brackets only; what the models write
+    labelled   (S (NP The cat) (VP sat))                     labels without tags; only read, as somebody's prediction
 
 A `Tree` holds its constituents as spans of word positions instead of nested nodes. Nearly everything that the project
 asks of a tree is a question about spans, a flat list needs no recursion (a 10,000-deep tree is as good as any other), and
@@ -36,7 +37,6 @@ class Tree:
 # Words. Only ASCII white space separates them: str.split() would also break words at a no-break space (U+00A0) and
 # a dozen other characters that real corpora contain.
 
-_TOKEN = re.compile(r"[()]|[^ \t\r\n()]+")
 _WORD = re.compile(r"[^ \t\r\n]+")
 
 _ESCAPED = re.compile(r"-[LR][RSC]B-|\\[/*]")
@@ -72,6 +72,8 @@ _PENN = re.compile(r"""
     | (?P<close>[)])
     | (?P<stray>[^ \t\r\n()]+)
     """, re.VERBOSE)
+_BARE = re.compile(r"[()]|[^ \t\r\n()]+")
+_LABELLED = re.compile(r"[(][^ \t\r\n()]*|[)]|[^ \t\r\n()]+")
 
 
 def read_penn(text: str) -> Tree:
@@ -117,51 +119,68 @@ def read_bare(text: str) -> Tree:
     A word may have brackets of its own or not: `( ( The ) ( cat ) )` is `( The cat )`. So spans of one word are dropped,
     unless the sentence has no other word. Raises ValueError with one line that says what was expected.
     """
+    tree = _read_brackets(text, _BARE)
+    return Tree(tree.words, None, [span for span in tree.spans if span[2] - span[1] > 1 or len(tree.words) == 1])
+
+
+def read_labelled(text: str) -> Tree:
+    """Read a labelled tree without part-of-speech tags: a token that follows its opening bracket at once is a label.
+
+    Spans of one word are kept, `(VP sat)`. Where all words have one, the tree is Penn and not read here: its traces would be
+    words. Raises ValueError with one line that says what was expected.
+    """
+    tree = _read_brackets(text, _LABELLED)
+    if len({start for label, start, end in tree.spans if label and end - start == 1}) == len(tree.words):
+        raise ValueError("expected a tree without part-of-speech tags: every word has a bracket of its own")
+    return tree
+
+
+def _read_brackets(text: str, pattern: re.Pattern) -> Tree:
     if text.count("(") > text.count(")"):
         raise ValueError(f"expected a bracketing: {_left_open(text)}")
     words: list[str] = []
     spans: list = []
     stack: list[int] = []
-    for token in _TOKEN.findall(text):
+    for token in pattern.findall(text):
         if spans and not stack:
             raise ValueError(f"expected a bracketing: `{token}` follows the end of the tree")
-        if token == "(":
+        if token[0] == "(":
             stack.append(len(spans))
-            spans.append(["", len(words), None])
+            spans.append([token[1:], len(words), None])
         elif not stack:
             raise ValueError(f"expected a bracketing: it begins with `{token}`, not with `(`")
         elif token == ")":
             span = spans[stack.pop()]
             if span[1] == len(words):
-                raise ValueError("expected a bracketing: `( )` has no words")
+                raise ValueError(f"expected a bracketing: `({span[0]} )` has no words")
             span[2] = len(words)
         else:
             words.append(unescape(token))
     if not words:
         raise ValueError("expected a bracketing: the text is empty")
-    return Tree(words, None, [tuple(span) for span in spans if span[2] - span[1] > 1 or len(words) == 1])
+    return Tree(words, None, [tuple(span) for span in spans])
 
 
 def read_tree(text: str, words: list[str]) -> Tree:
-    """The reading of `text`, Penn or bare, whose words are `words`.
+    """The reading of `text`, Penn, bare or labelled, whose words are `words`; cleaned, so traces are no words.
 
-    The words must decide, because `((The cat) (sat down))` is a good tree in both formats: two words with the tags `The`
-    and `sat`, or four words. Raises ValueError where neither reading fits.
+    The words must decide, because `((The cat) (sat down))` is a good Penn tree and a good bare one: two words with the tags
+    `The` and `sat`, or four words. Raises ValueError where no reading fits.
     """
     wanted = [unescape(word) for word in words]
     readings = []
-    for read in (read_penn, read_bare):
+    for read in (read_penn, read_bare, read_labelled):
         try:
-            tree = read(text)
+            tree = read(text) if read is read_bare else clean(read(text))
         except ValueError as error:
-            complaint = error            # the last one counts: whatever read_bare refuses, read_penn has refused as well
+            complaint = error            # the last one counts: it expects the least
             continue
         if tree.words == wanted:
             return tree
-        readings.append(tree)
+        readings.append(tree.words)
     if not readings:
         raise complaint
-    closest = min(readings, key=lambda tree: abs(len(tree.words) - len(wanted))).words
+    closest = max(readings, key=lambda found: sum(map(str.__eq__, found, wanted)))
     for number, (found, expected) in enumerate(zip(closest, wanted), 1):
         if found != expected:
             raise ValueError(f"its words are not the input's: word {number} is `{found}`, expected `{expected}`")
@@ -238,22 +257,16 @@ def write_penn(tree: Tree) -> str:
                     for labels, leaf, closed in zip(opening, leaves, closing))
 
 
-def write_bare(tree: Tree | list[str], spans: list[tuple[int, int]] = ()) -> str:
-    """`( ( The cat ) sat )`: what the models read and write. From a Tree, or from words and (start, end) spans.
+def write_bare(words: list[str], spans: list[tuple[int, int]] = ()) -> str:
+    """`( ( The cat ) sat )`, what the models read and write: words, and the (start, end) of their constituents.
 
-    Words have no brackets of their own, unary chains are collapsed, the whole sentence is always bracketed. Spans that
-    cross are not a tree, and are not looked for here.
+    Spans of one word and repeated ones are left out; the whole sentence is always bracketed. Spans that cross are not a
+    tree, and are not looked for here.
     """
-    if not isinstance(tree, Tree):
-        tree = Tree(list(tree), None, [("", start, end) for start, end in spans])
-    opening, closing = _brackets([("", *span) for span in bare_spans(tree)], len(tree.words))
+    spans = bare_spans(Tree(words, None, [("", start, end) for start, end in spans]))
+    opening, closing = _brackets([("", *span) for span in spans], len(words))
     return " ".join("( " * len(labels) + escape(word) + " )" * closed
-                    for labels, word, closed in zip(opening, tree.words, closing))
-
-
-def flat(words: list[str]) -> str:
-    """The bare tree with no structure, `( The cat sat )`: the label of last resort."""
-    return write_bare(words)
+                    for labels, word, closed in zip(opening, words, closing))
 
 
 def _brackets(spans: list[tuple[str, int, int]], n_words: int) -> tuple[list[list[str]], list[int]]:

@@ -8,6 +8,7 @@ kept in runs/teacher, where --votes finds them.
 import argparse
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -16,8 +17,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.splits import DataError, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
-from metrics import repeated_errors, score  # noqa: E402
+from data.trees import bare_spans, read_tree, split_words  # noqa: E402
+from metrics import chunks, score  # noqa: E402
 from teacher import cache_file, label_with_cache, make_teacher, read_answer  # noqa: E402
+
+
+def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
+    """How many of several labelings of the same inputs share an error: is it systematic, or does it come and go?
+
+    `labelings`: say, an LLM's labels of these inputs under five prompts. Returns {"extra": Counter, "missing": Counter}: of
+    spans (tree) or slots that are not gold's, how many stand in exactly k labelings, and of those that are gold's, how
+    many lack in exactly k, for k from 1 on. Punctuation counts here. A student averages out what few labelings share.
+    """
+    def items(output, words):
+        if kind == "tree":
+            return set(bare_spans(read_tree(output, words)))
+        return chunks(split_words(output))
+    found = {"extra": Counter(), "missing": Counter()}
+    for gold_text, sentence, *outputs in zip(gold, inputs, *labelings):
+        words = split_words(sentence)
+        wanted, given = items(gold_text, words), Counter()
+        for output in outputs:
+            given.update(items(output, words))
+        found["extra"].update(given[x] for x in given if x not in wanted)
+        found["missing"].update(len(labelings) - given[x] for x in wanted if given[x] < len(labelings))
+    return found
 
 
 def main():

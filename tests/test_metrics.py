@@ -4,19 +4,27 @@ import json
 import os
 import random
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from data.trees import clean, flat, read_penn, write_bare
-from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, repeated_errors, score, slot_scores,
+from data.splits import run_command
+from data.trees import bare_spans, clean, read_penn, write_bare
+from errors import repeated_errors
+from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
                      text_scores)
 
 ROOT = Path(__file__).parent.parent
 GOLD = "(S (NP (DT The) (JJ old) (NN cat)) (, ,) (VP (VBD sat) (ADVP (RB down))) (. .))"
 WORDS = "The old cat , sat down ."
+
+
+def bare(penn):
+    tree = clean(read_penn(penn))
+    return write_bare(tree.words, bare_spans(tree))
 
 
 def figures(result):
@@ -36,7 +44,9 @@ def test_bracket_worked_example():
 
 
 @pytest.mark.parametrize("prediction", ["( ( ( The ) ( old ) ( cat ) ) ( , ) ( ( sat ) ( down ) ) ( . ) )", "((The old cat) , (sat down) .)",
-                                        "( ( The old cat ) , ( sat down ) .", "( ( The old cat ) , ( sat down ) . ) ) )", GOLD])
+                                        "( ( The old cat ) , ( sat down ) .", "( ( The old cat ) , ( sat down ) . ) ) )", GOLD,
+                                        "(S (NP The old cat) , (VP sat (ADVP down)) .)", "(S (NP The old cat) (, ,) (VP sat down) (. .)",
+                                        "(S (NP (DT The) (JJ old) (NN cat)) (, ,) (VP (VBD sat) (NP (-NONE- *)) (ADVP (RB down))) (. .))"])
 def test_bracket_every_way_to_write_the_right_tree(prediction):
     assert figures(bracket_scores([GOLD], [prediction])) == (100, 100, 100, 100, 100)
 
@@ -60,9 +70,8 @@ def test_bracket_traces_and_function_tags_in_gold():
 
 
 def test_bracket_bare_gold_tells_punctuation_by_its_characters():
-    bare = write_bare(clean(read_penn(GOLD)))
     other = "( The ( ( old cat ) , ) ( sat down ) . )"
-    assert figures(bracket_scores([bare], [other], [WORDS])) == figures(bracket_scores([GOLD], [other], [WORDS]))
+    assert figures(bracket_scores([bare(GOLD)], [other], [WORDS])) == figures(bracket_scores([GOLD], [other], [WORDS]))
     # Without the words this would be Penn: the tags `The` and `sat`.
     assert bracket_scores(["((The cat) (sat down))"], ["((The cat) (sat down))"], ["The cat sat down"])["n"] == 1
     assert all(map(is_punctuation, [",", "``", "''", "(", "...", "$", "—", "-"]))
@@ -96,6 +105,26 @@ def test_evalb_unlabelled_predictions_match_nothing():
     for pred in ("( ( The old cat ) , ( sat down ) . )", "((The old cat) , (sat down) .)"):
         assert figures(evalb_scores([GOLD], [pred])) == (0, 0, 0, 0, 100)
     assert evalb_scores([f"( {GOLD})"], ["( ( The old cat ) , ( sat down ) . )"])["f1"] == 0
+
+
+@pytest.mark.parametrize("gold, prediction", [
+    ("(S (NP (DT The) (NN cat)) (VP (VBD sat)))", "(S (NP The cat) (VP sat))"),
+    (GOLD, "(S (NP-SBJ The old cat) , (VP sat (PRT down)) .)"),
+    (GOLD, "(S (NP The old cat) (, ,) (VP (VBD sat) (ADVP (RB down))) (. .))"),         # some have a tag
+    (f"( {GOLD})", "( (S (NP The old cat) , (VP sat (ADVP down)) .))"),
+    ("(S (NP (NNS mice) (-NONE- *)) (VP (VBD died)) (. .))", "(S (NP mice) (VP died) .)"),
+    ("(S (NP (NNS mice)) (VP (VBD died)) (. .))", "(S (NP-SBJ mice) (VP died) (. .))"),  # one word each: looks like tags
+    ("(S (NP (NP mice)) (VP (VBD died)))", "(S (NP (NP mice)) (VP (VBD died)))"),        # another treebank's tag NP
+    ("(S (VP (VB Stop)))", "(S (VP Stop))")])
+def test_evalb_labels_without_tags(gold, prediction):
+    assert figures(evalb_scores([gold], [prediction])) == (100, 100, 100, 100, 100)
+
+
+def test_evalb_labels_without_tags_worked_example():
+    # Gold has S(0,5) NP(0,3) VP(3,5) ADVP(4,5). Predicted: S(0,5) NP(1,3) VP(3,5) NP(4,5). Two are right.
+    prediction = "(S The (NP old cat) , (VP sat (NP down)) .)"
+    assert figures(evalb_scores([GOLD], [prediction])) == (50, 50, 50, 0, 100)
+    assert evalb_scores([GOLD], ["(S The (NP old dog) , (VP sat (NP down)) .)"])["valid"] == 0
 
 
 def evalb_mismatches(cases, summary, result):
@@ -256,7 +285,7 @@ def bare_pairs(n, seed):
         leaves = [f"(NN {word})".replace("(NN ()", "(-LRB- -LRB-)") for word in words]
         sentences.append(" ".join(words))
         for side in (a, b):
-            side.append(write_bare(read_penn(random_penn(leaves, rng))) if rng.random() < 0.95 else "( broken")
+            side.append(bare(random_penn(leaves, rng)) if rng.random() < 0.95 else "( broken")
     return sentences, a, b
 
 
@@ -283,7 +312,7 @@ def test_agreement_is_symmetric_and_does_not_mind_the_order(kind):
 @pytest.mark.parametrize("kind", ["tree", "slots", "text"])
 def test_a_score_does_not_mind_the_order_and_gold_scores_full(kind):
     inputs, gold, pred = items(kind)
-    gold = [flat(sentence.split()) if text == "( broken" else text for sentence, text in zip(inputs, gold)]
+    gold = [write_bare(sentence.split()) if text == "( broken" else text for sentence, text in zip(inputs, gold)]
     result, backwards = score(kind, gold, pred, inputs), score(kind, gold[::-1], pred[::-1], inputs[::-1])
     assert figures(result) == figures(backwards) and backwards["per_sentence"] == result["per_sentence"][::-1]
     assert figures(score(kind, gold, gold, inputs)) == (100, 100, 100, 100, 100)
@@ -292,14 +321,14 @@ def test_a_score_does_not_mind_the_order_and_gold_scores_full(kind):
 
 def test_swapping_gold_and_prediction_swaps_precision_and_recall():
     inputs, a, b = bare_pairs(200, 5)
-    a, b = ([flat(s.split()) if text == "( broken" else text for s, text in zip(inputs, side)] for side in (a, b))
+    a, b = ([write_bare(s.split()) if text == "( broken" else text for s, text in zip(inputs, side)] for side in (a, b))
     one, other = bracket_scores(a, b, inputs), bracket_scores(b, a, inputs)
     assert one["precision"] == pytest.approx(other["recall"]) and one["f1"] == pytest.approx(other["f1"])
 
 
 def test_agreement_of_trees_is_the_bracket_score_against_bare_gold():
     inputs, a, b = bare_pairs(200, 7)
-    a = [flat(s.split()) if text == "( broken" else text for s, text in zip(inputs, a)]
+    a = [write_bare(s.split()) if text == "( broken" else text for s, text in zip(inputs, a)]
     assert agreement("tree", a, b, inputs) == pytest.approx(bracket_scores(a, b, inputs)["f1"])
 
 
@@ -317,7 +346,7 @@ def test_nothing_to_score_is_zero():
 def test_ten_thousand_deep():
     depth = 10_000
     penn = "(S (DT a) " * depth + "(NN b)" + ")" * depth
-    assert bracket_scores([penn], [write_bare(read_penn(penn))])["f1"] == 100
+    assert bracket_scores([penn], [bare(penn)])["f1"] == 100
     assert evalb_scores([penn], [penn])["f1"] == 100
 
 
@@ -336,11 +365,12 @@ def files(tmp_path, monkeypatch):
 
 def test_cli_json(files, capsys):
     paths = files(f"{GOLD}\n(FRAG (UH Yes))\n{GOLD}\n", f"{GOLD}\n( Yes )\n\n")
-    assert main([*paths, "--metric", "bracket", "--json", "--per-sentence"]) == 0
+    main([*paths, "--metric", "bracket", "--json", "--per-sentence"])
     result = json.loads(capsys.readouterr().out)
     assert {key: result[key] for key in ("n", "f1", "complete", "valid", "left_out")} == \
         {"n": 2, "f1": 50, "complete": 50, "valid": 50, "left_out": 1}
-    assert [score and score["f1"] for score in result["per_sentence"]] == [100, None, 0]
+    assert [score["f1"] for score in result["per_sentence"]] == [100, None, 0]
+    assert result["per_sentence"][1] == {"precision": None, "recall": None, "f1": None}
 
 
 def test_cli_runs_as_a_script(files):
@@ -353,7 +383,7 @@ def test_cli_runs_as_a_script(files):
 
 def test_cli_a_line_ends_only_at_a_newline(files, capsys):
     gold = "(NP (NN a\u2028b) (NN c\x85d))\n"
-    assert main([*files(gold, gold), "--json"]) == 0
+    main([*files(gold, gold), "--json"])
     assert json.loads(capsys.readouterr().out)["n"] == 1
 
 
@@ -366,15 +396,27 @@ def test_cli_a_line_ends_only_at_a_newline(files, capsys):
     ("slots", "O B-a\nO city\n", "O O\nO O\n", "gold:2: expected BIO tags (O, B-label, I-label): tag 2 is `city`"),
     ("slots", b"O\n\xff\n", "O\nO\n", "gold:2: expected text in UTF-8")])
 def test_cli_bad_input_is_one_clear_line(files, capsys, metric, gold, pred, message):
-    assert main([*files(gold, pred), "--metric", metric]) == 2
+    paths = files(gold, pred)
+    with pytest.raises(SystemExit) as exit:
+        run_command(lambda: main([*paths, "--metric", metric]))
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith(message) and captured.err.count("\n") == 1
+    assert exit.value.code == 2 and captured.out == ""
+    assert captured.err.startswith(f"error: {message}") and captured.err.count("\n") == 1
 
 
-def test_cli_missing_file(files, capsys):
+def test_cli_interrupted_is_one_line(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", interrupt)
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / "metrics.py"), run_name="__main__")
+    assert exit.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_cli_missing_file(files):
     files("x", "x")
-    assert main(["absent", "pred"]) == 2
-    assert capsys.readouterr().err == "absent: expected a readable file: No such file or directory\n"
+    run = subprocess.run([sys.executable, str(ROOT / "metrics.py"), "absent", "pred"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "error: absent: expected a readable file: No such file or directory\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

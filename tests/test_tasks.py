@@ -1,6 +1,7 @@
 """data/tasks.py: what a target looks like, what may come next in one, and which free answers are refused."""
 
 import copy
+import json
 import random
 
 import pytest
@@ -49,12 +50,22 @@ def test_vote_over_random_trees_is_a_tree_and_unanimity_wins():
 # Trees
 
 @pytest.mark.parametrize("gold", [PENN, "( ( The cat ) sat )", "( ( ( The ) ( cat ) ) ( sat ) )", "((The cat) sat)",
-                                  "( (S (NP (DT The) (NN cat)) (VP (VBD sat))))"])
+                                  "( (S (NP (DT The) (NN cat)) (VP (VBD sat))))", "(S (NP The cat) (VP sat))",
+                                  "( (S (NP-SBJ-1 (DT The) (NN cat)) (VP (VBD sat) (NP (-NONE- *-1)))) )"])
 def test_tree_worked_example(gold):
     TREE.check("The cat sat", gold)
     assert TREE.pieces("The cat sat", gold) == ["(", "(", "The", "cat", ")", "sat", ")"]
     assert TREE.write(["The", "cat", "sat"], TREE.pieces("The cat sat", gold)) == "( ( The cat ) sat )"
     assert TREE.read("The cat sat", gold) == "( ( The cat ) sat )"
+
+
+def test_rows_of_the_authors_have_traces(tmp_path):
+    from data.splits import read_jsonl
+    gold = "( (S (NP-SBJ-1 (NNS mice)) (VP (VBD were) (VP (VBN given) (NP (-NONE- *-1)) (NP (NN water)))) (. .)) )"
+    row = {"unparsed": "mice were given water .", "unlabeled": "( mice were )", "parsed": gold}
+    (tmp_path / "labeled.jsonl").write_text(json.dumps({"translation": row}) + "\n")
+    [example] = read_jsonl(tmp_path / "labeled.jsonl", TREE.check, gold=True)
+    assert " ".join(TREE.pieces(*example)) == "( mice ( were ( given water ) ) . )"
 
 
 def test_brackets_inside_words_are_escaped_and_come_back():
@@ -73,6 +84,9 @@ def test_brackets_inside_words_are_escaped_and_come_back():
     ("( The ( cat sat ) )", "( The ( cat sat ) )"),
     ("\n( The cat sat", "( The cat sat )"),
     ("( ( ( The cat ) ) sat )", "( ( The cat ) sat )"),                       # a unary chain
+    ("( ( The cat ) sat\nSentence: The dog ran", "( ( The cat ) sat )"),      # left open, and went on
+    ("(S\n  (NP The cat)\n\n  (VP sat\n", "( ( The cat ) sat )"),             # over several lines, and left open
+    ("(S\r\n  (NP The cat)\r\n  (VP sat))\r\nSentence: The dog ran", "( ( The cat ) sat )"),
     (PENN, "( ( The cat ) sat )")])
 def test_free_tree_is_mended(answer, mended):
     assert TREE.read("The cat sat", answer) == mended
@@ -273,7 +287,29 @@ def test_slots_fallback_is_all_O():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Text, and the choice among the three
+# Text, and what the three have in common
+
+@pytest.mark.parametrize("task, answer, output", [
+    (TREE, "( ( a ) b )", "( a b )"), (TREE, "( a\n b )", "( a b )"), (SLOTS, "O B-x", "O B-x"), (SLOTS, "a O b B-x", "O B-x"),
+    (TEXT, "what it is", "what it is")])
+@pytest.mark.parametrize("wrapped", ["```\n{1}\n```", "```text\n\n{1}\n```\nThat is it.", "{0} {1}", "{0}\n{1}", "{0}\r\n ```\r\n{1}\r\n```",
+                                     "\n```\n{0}\n\n{1}\n```\n"])
+def test_what_chat_models_put_around_an_answer(task, answer, output, wrapped):
+    assert task.read("a b", wrapped.format(task.answer_name, answer)) == output
+
+
+@pytest.mark.parametrize("task", [TREE, SLOTS, TEXT])
+@pytest.mark.parametrize("answer", ["```\n```", "{}", "```\n{}\n```"])
+def test_nothing_but_what_chat_models_put_around_an_answer_is_refused(task, answer):
+    with pytest.raises(ValueError, match="empty"):
+        task.read("a b", answer.format(task.answer_name))
+
+
+def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept():
+    for answer in ("Outputs: two", "the Output: is ```", "```x``` is code", "Parse: x", "``` x"):
+        assert TEXT.read("a b", answer) == answer
+    assert TEXT.read("Output: a", "Output: b") == "Output: b"
+    assert SLOTS.read("Tags: a", "Tags: O a B-x") == "O B-x"
 
 def test_text_takes_the_first_line_and_refuses_an_empty_one():
     assert TEXT.pieces("a b", "any  thing\tat all") == ["any thing at all"]

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from data.trees import (Tree, bare_spans, clean, draw, escape, flat, mend, read_bare, read_penn, read_tree, split_words,
-                        unescape, write_bare, write_penn)
+from data.trees import (Tree, bare_spans, clean, draw, escape, mend, read_bare, read_labelled, read_penn, read_tree,
+                        split_words, unescape, write_bare, write_penn)
 
 # "The cat that he saw sat." as the treebank has it, with a trace, function tags, an index and the empty outer bracket.
 TREEBANK = """( (S (NP-SBJ-2 (NP (DT The) (NN cat)) (SBAR (WHNP-1 (WDT that)) (S (NP-SBJ (PRP he)) (VP (VBD saw)
@@ -13,6 +13,10 @@ TREEBANK = """( (S (NP-SBJ-2 (NP (DT The) (NN cat)) (SBAR (WHNP-1 (WDT that)) (S
 
 NASTY = ["p(x)", "(", ")", "((", "a\u00a0b", "\u2028", "\u3000", "\x85", "é", "e\u0301", "日本", "🙂", "½", "a-b", "--", "=", "\\",
          "'", '"', "``", "`", "{", "[", "]", "S", "NP", "-NONE-", "*T*-1", "O", "B-x", "<s>", "&amp;", "%", "\x00", "\ufeff", "1/2"]
+
+
+def bare(tree):
+    return write_bare(tree.words, bare_spans(tree))
 
 
 def random_spans(n_words, rng):
@@ -49,7 +53,7 @@ def test_worked_example():
     assert tree.spans == [("S", 0, 7), ("NP", 0, 5), ("NP", 0, 2), ("SBAR", 2, 5), ("WHNP", 2, 3), ("S", 3, 5), ("NP", 3, 4),
                           ("VP", 4, 5), ("VP", 5, 6)]
     assert bare_spans(tree) == [(0, 7), (0, 5), (0, 2), (2, 5), (3, 5)]
-    assert write_bare(tree) == "( ( ( The cat ) ( that ( he saw ) ) ) sat . )"
+    assert bare(tree) == "( ( ( The cat ) ( that ( he saw ) ) ) sat . )"
     assert draw("( ( ( The cat ) ( that ( he saw ) ) ) sat . )") == """\
 ┬── ┬── ┬── The
 │   │   └── cat
@@ -73,8 +77,8 @@ S ┬── NP ┬── DT The
 def test_words_come_back_as_they_went_in(word):
     assert unescape(escape(word)) == word
     assert split_words(f"a {word} b") == ["a", word, "b"]
-    assert read_bare(flat(["a", word])).words == ["a", word]
-    assert read_bare(flat([word])).words == [word]
+    assert read_bare(write_bare(["a", word])).words == ["a", word]
+    assert read_bare(write_bare([word])).words == [word]
     assert read_penn(write_penn(Tree([word], ["NN"], [("NP", 0, 1)]))).words == [word]
 
 
@@ -92,11 +96,10 @@ def test_random_trees_survive_writing_and_reading():
         tree = random_tree(rng)
         assert read_penn(write_penn(tree)) == tree
         assert clean(tree) == tree
-        bare = read_bare(write_bare(tree))
-        assert bare.words == tree.words
-        assert [span[1:] for span in bare.spans] == bare_spans(bare) == bare_spans(tree)
-        assert write_bare(tree.words, bare_spans(tree)) == write_bare(bare) == write_bare(tree)
-        assert mend(write_bare(tree)) == write_bare(tree)
+        again = read_bare(bare(tree))
+        assert again.words == tree.words
+        assert [span[1:] for span in again.spans] == bare_spans(again) == bare_spans(tree)
+        assert write_bare(tree.words, [span[1:] for span in tree.spans]) == bare(again) == mend(bare(tree)) == bare(tree)
 
 
 def test_spans_are_those_of_nltk():
@@ -144,7 +147,7 @@ def test_one_bare_tree_written_in_several_ways(text):
 
 
 def test_one_word():
-    assert write_bare(["Yes"]) == flat(["Yes"]) == "( Yes )"
+    assert write_bare(["Yes"]) == "( Yes )"
     assert read_bare("( ( Yes ) )").words == ["Yes"] and bare_spans(read_bare("( Yes )")) == [(0, 1)]
 
 
@@ -154,6 +157,24 @@ def test_the_words_decide_between_the_formats():
     assert read_tree(text, ["cat", "down"]).tags == ["The", "sat"]
     assert read_tree("(The cat)", ["The", "cat"]).spans == [("", 0, 2)]
     assert read_tree("( p-LRB-x-RRB- b )", ["p(x)", "b"]) == read_tree("( p-LRB-x-RRB- b )", ["p-LRB-x-RRB-", "b"])
+
+
+def test_traces_are_no_words_of_the_input():
+    tree = read_tree("(S (NP-SBJ (NNS mice)) (VP (VBD died) (NP (-NONE- *-1))))", ["mice", "died"])
+    assert tree == Tree(["mice", "died"], ["NNS", "VBD"], [("S", 0, 2), ("NP", 0, 1), ("VP", 1, 2)])
+    assert bare(read_tree(TREEBANK, "The cat that he saw sat .".split())) == "( ( ( The cat ) ( that ( he saw ) ) ) sat . )"
+    with pytest.raises(ValueError, match="2 words, expected 3"):
+        read_tree("(S (NP-SBJ (NNS mice)) (VP (VBD died) (NP (-NONE- *-1))))", ["mice", "died", "*-1"])
+
+
+def test_labels_without_tags():
+    assert read_tree("(S (NP-SBJ The cat) (VP sat))", ["The", "cat", "sat"]) == \
+        Tree(["The", "cat", "sat"], None, [("S", 0, 3), ("NP", 0, 2), ("VP", 2, 3)])
+    assert read_labelled("( (S a p-LRB-x-RRB-))") == Tree(["a", "p(x)"], None, [("", 0, 2), ("S", 0, 2)])
+    # The other readings go first: here a word is glued to its bracket, not a label.
+    assert bare_spans(read_tree("((The cat) (sat down))", ["The", "cat", "sat", "down"])) == [(0, 4), (0, 2), (2, 4)]
+    with pytest.raises(ValueError, match="word 2 is `cat`, expected `dog`"):
+        read_tree("(S (NP The cat) (VP sat))", ["The", "dog", "sat"])
 
 
 @pytest.mark.parametrize("words, problem", [
@@ -205,8 +226,7 @@ def test_ten_thousand_deep():
     penn = "(S (DT a) " * depth + "(NN b)" + ")" * depth
     tree = read_penn(penn)
     assert len(tree.spans) == depth and write_penn(clean(tree)) == penn
-    bare = write_bare(tree)
-    assert bare_spans(read_bare(bare)) == bare_spans(tree) and read_tree(bare, tree.words).words == tree.words
+    assert bare_spans(read_bare(bare(tree))) == bare_spans(tree) and read_tree(bare(tree), tree.words).words == tree.words
     assert mend("( a " * depth).count(")") == depth
     unary = read_penn("(S " * depth + "(NN b)" + ")" * depth)
-    assert write_bare(unary) == "( b )" and draw(unary).endswith("NN b")
+    assert bare(unary) == "( b )" and draw(unary).endswith("NN b")
