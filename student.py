@@ -7,6 +7,7 @@ one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` 
 under the task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
 """
 import argparse
+import codecs
 import io
 import json
 import math
@@ -18,24 +19,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
 from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config,
                           T5ForConditionalGeneration, T5Tokenizer)
 
-from data.batches import TokenArrays, length_bucketed_batches, padded
+from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily,
                            context_length, fast_dtype, make_cursor)
+from data.models import identified, load_causal_lm
 from data.splits import DataError, run_command, write_atomically
 from data.t5 import T5, Memory
 from data.tasks import make_task
 from data.trees import split_words
-from teacher import Label, Teacher, label_with_causal_lm, line_ends, load_causal_lm, question
+from teacher import Label, Teacher, label_with_causal_lm, line_ends, question
 
 
 @dataclass
 class Recipe:
-    """How a student is trained. An epoch is one pass; short of `min_steps` steps, there are more epochs. After its
+    """How a student is trained. An epoch is one pass; short of `min_steps` steps, there are more epochs. The learning rate rises
+    to `lr` over the first twentieth of the steps and falls linearly to 0; AdamW's gradients are clipped to norm 1. After its
     pseudolabels a student is finetuned on the labeled examples, at `gold_lr` times the learning rate."""
     epochs: int
     lr: float
@@ -58,7 +62,8 @@ RECIPES = {
     # T5's embeddings start at standard deviation 1, its other weights far below: Adafactor's update is relative to each
     # weight's scale, AdamW's is not.
     "tiny": Recipe(epochs=4, lr=1.5e-2, batch_size=8, min_steps=300, optimizer="Adafactor", gold_lr=1 / 3),
-    "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),      # the paper's
+    # The paper's, which names a linear decay, but no warm-up and no clipping.
+    "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
 
@@ -67,10 +72,10 @@ RECIPES = {
 # Fresh students.
 
 def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
-    """A student that has learnt nothing of the task yet; the same `seed` gives the same weights.
+    """A Seq2SeqStudent or CausalStudent that has learnt nothing of the task yet; the same `seed` gives the same weights.
 
-    spec: `tiny`, `gguf:FILE`, or the folder or hub name of a pretrained encoder-decoder or causal LM. `texts`: what `tiny`
-    trains its vocabulary on, inputs and, for free text, outputs.
+    spec: `tiny`, `gguf:FILE`, or the folder or hub name of a pretrained encoder-decoder or causal LM. `texts`: a list of what
+    `tiny` trains its vocabulary on, inputs and, for free text, outputs. Raises DataError for a spec that cannot be loaded.
     """
     torch.manual_seed(seed)
     if spec == "tiny":
@@ -85,7 +90,7 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
             return CausalStudent(*load_causal_lm(spec), task, device)
         model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(spec), task, device, "encoder-decoder")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"--student {spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or "
                         f"causal LM: {str(error).splitlines()[0]}") from None
 
@@ -93,7 +98,7 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
 def train_tokenizer(texts, symbols, size=4000):
     """A SentencePiece unigram vocabulary trained on the texts; every bracket or tag in `symbols` is an item of its own."""
     import sentencepiece
-    trained = io.BytesIO()
+    trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # every character is an item, and pad, eos, unk
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
         normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
@@ -120,9 +125,9 @@ def tiny_t5(vocabulary_size):
 # Training, the same for both kinds.
 
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
-    """Teach `student` the (input, output) pairs. `on_epoch` gets a dict after each epoch: epoch, steps, loss, seconds;
-    the student is then ready to label.
-    `place`: the line of the progress bar, where there are several."""
+    """Teach `student` the Examples, as the Recipe says; returns it, ready to label. The same `seed` gives the same order and
+    dropout. `on_epoch` gets a dict after each epoch: epoch, steps, loss (mean cross-entropy in nats), seconds; the student is
+    then ready to label, too. `place`: the line of the progress bar, where there are several."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
     encoded = TokenArrays(student.encode_example(x.input, x.output) for x in examples)
@@ -176,17 +181,19 @@ class Seq2SeqStudent:
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
         self.limit = context_length(model)
+        self.longest = min(self.limit, 1024)                # tokens of a source, or of a target, that training looks at
         self.symbols = [self.encode(symbol)[0] for symbol in task.symbols] if kind == "tiny" else []
-        self.no_words = torch.tensor(self.symbols + [self.pad], device=device)
+        self.no_word = torch.zeros(len(tokenizer), dtype=torch.bool, device=device)
+        self.no_word[[*self.symbols, self.pad]] = True
         start = model.config.decoder_start_token_id
         self.start = self.pad if start is None else start
 
     def encode_input(self, input):
         words = self.task.copied(input) if self.kind == "tiny" else split_words(input)
-        return self.encode.all(words)[:self.limit - 1] + self.end
+        return self.encode.all(words)[:self.longest - 1] + self.end
 
     def encode_example(self, input, output):
-        return self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.limit - 1] + self.end
+        return self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.longest - 1] + self.end
 
     def weights(self):
         return list(self.t5.stacks.values() if self.t5 else self.model.parameters())
@@ -208,8 +215,14 @@ class Seq2SeqStudent:
         return cross_entropy(logits.float(), targets[written])
 
     def is_word(self, tokens):
-        """Which tokens of a target are copied from the input: all but brackets, tags, the start and padding."""
-        return ~torch.isin(tokens, self.no_words)
+        """Which tokens of targets (rows, length) are copied from the input: all but brackets, tags, the start and padding. Words
+        and tags alternate, so of symbols in a row every second is a word that is spelled like a tag."""
+        symbol = self.no_word[tokens]
+        if self.task.kind != "slots":
+            return ~symbol
+        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        in_a_row = places - places.where(~symbol, 0).cummax(1).values
+        return in_a_row % 2 == 0
 
     def fed(self, tokens, copied, read, mask):
         """What the decoder is fed: the embedded (rows, length) `tokens`. `copied`: how many of the input's tokens are written by
@@ -239,9 +252,8 @@ class Seq2SeqStudent:
         if self.t5:
             self.t5.prepare(fast_dtype(self.device))
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin:begin + batch_size]
-            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary) for i in rows}
+        for rows in labelling_batches(order, lengths, batch_size):
+            cursors = {i: make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit) for i in rows}
             ids = padded([self.encode_input(inputs[i]) for i in rows], self.pad, self.device)
             decoder = T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad)
             for cursor in cursors.values():
@@ -269,18 +281,18 @@ class T5Decoder:
         self.student, self.t5, self.mask = student, student.t5, mask
         self.read = self.t5.encode(sources, mask)
         self.memory = Memory(self.t5, self.read, mask, room=2 * sources.shape[1])
-        self.copied = torch.zeros(len(mask), 1, dtype=torch.long, device=mask.device)
+        self.tokens = torch.zeros(len(mask), 0, dtype=torch.long, device=mask.device)
 
     def feed(self, new):
         """Feed every row its new tokens, equally many; returns a function of rows (n) and candidates (n, K): their logits."""
         tokens = torch.tensor(new, device=self.mask.device)
-        copied = self.copied + self.student.is_word(tokens).cumsum(1)
+        self.tokens = torch.cat([self.tokens, tokens], 1)
+        copied = self.student.is_word(self.tokens).cumsum(1)[:, -tokens.shape[1]:]
         states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
-        self.copied = copied[:, -1:]
         return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix, ids)
 
     def keep(self, rows):
-        self.read, self.mask, self.copied = self.read[rows], self.mask[rows], self.copied[rows]
+        self.read, self.mask, self.tokens = self.read[rows], self.mask[rows], self.tokens[rows]
         self.memory.keep(rows)
 
 
@@ -332,7 +344,7 @@ class CausalStudent:
 
 
 def label(student, inputs, title="labelling", quiet=False, place=None):
-    """The student's labels of `inputs`, in their order. `place`: as in `train`."""
+    """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`."""
     found = dict(tqdm(student.label_each(inputs), title, len(inputs), unit="sentence", disable=quiet, position=place,
                       leave=place is None))
     return [found[i] for i in range(len(inputs))]
@@ -346,7 +358,7 @@ class TunedTeacher(Teacher):
         self.quiet = quiet
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
         recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
-        self.key = json.dumps(["tuned", spec, recipes, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
+        self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
 
     def label(self, inputs):
         if self.student is None:
@@ -381,29 +393,31 @@ def load_student(folder, device=torch.device("cpu")):
             return student
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(folder), task, device, about["kind"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None
 
 
 def main():
     parser = argparse.ArgumentParser(
         description="Label sentences, one a line with the words separated by spaces, with a trained student.",
-        epilog="example: echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty")
+        epilog="example: echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = load_student(args.model, device)
-    try:
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer, 1):                     # of bytes, which end at \n alone
+        try:
+            lines.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+        if not split_words(lines[-1]):
+            raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
     if not lines:
         raise DataError("standard input: expected a sentence a line, found nothing")
-    for number, line in enumerate(lines, 1):
-        if not split_words(line):
-            raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
-    for found in label(student, lines, quiet=True):
+    for found in label(student, lines, quiet=not sys.stderr.isatty()):
         print(f"{student.task.draw(found.input, found.output)}\n" if args.pretty else found.output)
 
 

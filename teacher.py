@@ -13,7 +13,7 @@ import json
 import os
 import random
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -21,20 +21,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
+from data.models import identified, load_causal_lm
 from data.noise import noisy
-from data.splits import DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
+from data.splits import SPLITS, DataError, Label, load_data, read_labels, read_pseudolabels, run_command, write_jsonl
 from data.tasks import make_task
 from data.trees import split_words
 
 DEMONSTRATIONS = 20     # gold examples in the prompt; more of them scored no better
 PREPARED = 4096         # inputs that are made ready to be decoded at a time: each takes kilobytes, and a pool may have a million
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -46,60 +43,14 @@ def question(task, input):
 
 
 def few_shot_prompt(task, demonstrations):
-    """The fixed part of the prompt: `Sentence: … / Parse: …` for every demonstration."""
+    """The fixed part of the prompt, a string: the task's instruction, then `Sentence: … / Parse: …` for every demonstration (an
+    Example with its gold output)."""
     shown = [f"{question(task, x.input)} {' '.join(task.pieces(x.input, x.output))}\n\n" for x in demonstrations]
     return f"{task.instruction}\n\n{''.join(shown)}"
 
 
 # ----------------------------------------------------------------------------------------------------
 # A local causal LM.
-
-def load_causal_lm(spec):
-    """(model, tokenizer) of `gguf:FILE`, a folder or a hub name; fp32 weights, from safetensors or GGUF only.
-
-    Reading a GGUF file takes minutes, so it is converted once and kept in the user's cache folder.
-    """
-    folder = str(spec).removeprefix("hf:")
-    if folder.startswith("gguf:"):
-        folder = _converted_gguf(Path(folder.removeprefix("gguf:")))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
-    return model.eval(), tokenizer
-
-
-def _converted_gguf(file):
-    """The folder that holds this GGUF file's weights as safetensors, made at first use."""
-    if not file.is_file():
-        raise DataError(f"{file}: expected a GGUF file, found none")
-    with open(file, "rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise DataError(f"{file}: expected a GGUF file, found something else")
-        opened.seek(0)
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mckd" / f"{file.stem}-{digest}"
-    if not (cache / "config.json").is_file():
-        print(f"reading {file} (once; kept in {cache}) …", file=sys.stderr)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        except (ImportError, ValueError) as error:
-            raise DataError(f"{file}: {str(error).splitlines()[0]} (GGUF needs: pip install gguf accelerate)") from None
-        # A model read from GGUF refuses to be saved; the same weights in a plain model do not.
-        config = read.config
-        del config.quantization_config
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
-        unfinished = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-        tokenizer.save_pretrained(unfinished)
-        plain.save_pretrained(unfinished)
-        if not cache.exists():
-            os.rename(unfinished, cache)
-    return cache
-
 
 def line_ends(tokenizer):
     """The tokens that end an answer: a line break, or the end of the text."""
@@ -140,7 +91,7 @@ class LLMTeacher(Teacher):
         self.spec, self.task, self.device, self.decoder = spec, task, device, None
         self.free = free or task.kind == "text"
         self.name = f"{spec}, {len(demonstrations)} demonstrations{', decoding freely' * free}"
-        self.key = f"{'free ' * free}{spec}\n{task.config()}\n{self.prompt}"
+        self.key = f"{'free ' * free}{identified(spec)}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -178,7 +129,7 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None):
         print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
-        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary) for i in part]
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i]) for i in part]
         with converted_once(decoder.model):
             for n in decoder.run(cursors, [prompt(i) for i in part], end):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
@@ -228,43 +179,59 @@ class NoisyTeacher(Teacher):
             yield i, Label(input, noisy(self.task, input, self.gold[input], self.rate, random.Random(f"{self.seed} {input}")))
 
 
+class Refused(DataError):
+    """A server does not take this one request: a content filter, or a name or an option that it does not know."""
+
+
 class APITeacher(Teacher):
     """A chat model behind any OpenAI-compatible server, several requests at a time. The key comes from OPENAI_API_KEY and goes
     nowhere else."""
 
     def __init__(self, model, task, demonstrations, base_url=None, at_once=8, tries=5):
-        self.model, self.task, self.at_once, self.tries = model, task, at_once, tries
+        self.model, self.task, self.at_once, self.tries, self.stopped = model, task, at_once, tries, threading.Event()
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+        if set("@?#").intersection(self.url):               # it is written into the run's folder and into errors
+            raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")
+        if not self.url.startswith(("http://", "https://")):
+            raise DataError(f"--base-url {self.url}: expected http://… or https://…")
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
         self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
+        """Yields (index, Label) as the answers come; an input that the server refuses has an empty one, unless it refuses all."""
+        self.stopped.clear()
+        failure, refused, heard = None, [], False
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
             asked = {pool.submit(self._ask, input): i for i, input in enumerate(inputs)}
-            failure = None
             try:
                 for answered in concurrent.futures.as_completed(asked):
-                    i = asked[answered]
                     if answered.cancelled():
                         continue
-                    try:
-                        answer = answered.result()
-                    except DataError as error:              # nothing new is asked; answers that are on their way are taken
-                        failure = failure or error
-                        for future in asked:
-                            future.cancel()
+                    error = answered.exception()
+                    if not error:
+                        heard = True
+                        yield asked[answered], Label(inputs[asked[answered]], answered.result())
                         continue
-                    yield i, Label(inputs[i], answer)
+                    if isinstance(error, Refused):
+                        refused.append(asked[answered])
+                        if heard or len(refused) < min(self.at_once, len(inputs)):
+                            continue
+                    failure = failure or error              # nothing new is asked; answers that are on their way are taken
+                    for future in asked:
+                        future.cancel()
             finally:
+                self.stopped.set()
                 pool.shutdown(cancel_futures=True)
-            if failure:
-                raise failure
+        if heard:
+            yield from ((i, Label(inputs[i], "")) for i in refused)
+        if failure:
+            raise failure
 
     def _ask(self, input):
         message = f"{self.prompt}{question(self.task, input)}"
         body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": message}]})
-        key = os.environ.get("OPENAI_API_KEY")
+        key, kind = os.environ.get("OPENAI_API_KEY"), DataError
         for attempt in range(self.tries):
             try:
                 request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
@@ -273,17 +240,20 @@ class APITeacher(Teacher):
                 with urllib.request.urlopen(request, timeout=120) as answer:
                     content = json.load(answer)["choices"][0]["message"]["content"]
                 if content is None or isinstance(content, str):
-                    return content or ""
+                    return (content or "").encode("utf-8", "replace").decode()          # JSON may hold half of a character
                 problem = "an answer that is no text"
             except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}"
+                # The reason that the server itself gives may hold the key.
+                problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
+                problem += "; OPENAI_API_KEY is not set" * (error.code == 401 and not key)
+                kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-            except (OSError, ValueError, KeyError, IndexError, TypeError, http.client.HTTPException) as error:
+            except (OSError, ValueError, LookupError, TypeError, RecursionError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
-            if attempt + 1 < self.tries:
-                time.sleep(min(30, 2 ** attempt * (0.5 + random.random())))
-        raise DataError(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
+            if attempt + 1 < self.tries and self.stopped.wait(min(30, 2 ** attempt * (0.5 + random.random()))):
+                break
+        raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
 
 
 class VotingTeacher(Teacher):
@@ -332,8 +302,6 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
     if kind in ("hf", "gguf") and rest:
         return LLMTeacher(spec, task, demonstrations, device, free)
     if kind == "openai" and rest:
-        if base_url and not base_url.startswith(("http://", "https://")):
-            raise DataError(f"--base-url {base_url}: expected http://… or https://…")
         return APITeacher(rest, task, demonstrations, base_url)
     if kind == "noisy":
         try:
@@ -384,9 +352,10 @@ def cache_file(teacher):
 def main():
     parser = argparse.ArgumentParser(
         description="Label a split with a teacher; the same command again goes on where it stopped.",
-        epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl")
+        epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a data folder")
-    parser.add_argument("--teacher", required=True, help="replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
+    parser.add_argument("--teacher", required=True, help="auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
     parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")
     parser.add_argument("--out", required=True, help="the file of pseudolabels to write")
     parser.add_argument("--labeled", type=int, help="gold examples to use (50); the first 20 stand in the prompt")
@@ -404,9 +373,8 @@ def main():
     task.learn(data.labeled)
     print(data.headline(), flush=True)
     wanted = args.split.split(",")
-    for name in wanted:
-        if name not in ("labeled", "unlabeled", "valid", "test"):
-            raise DataError(f"--split {name}: expected labeled, unlabeled, valid or test")
+    if unknown := set(wanted).difference(SPLITS):
+        raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
     if Path(args.out).is_dir() or not Path(args.out).parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))

@@ -37,6 +37,16 @@ def length_bucketed_batches(lengths, batch_size, shuffle):
     return batches
 
 
+def labelling_batches(order, lengths, batch_size, most_tokens=32_768):
+    """The indices of `order`, longest first, in batches of `batch_size`, and fewer where the padded batch would have more than
+    `most_tokens`: of the longest sentences a corpus may have a few that are ten times as long as the others."""
+    begin = 0
+    while begin < len(order):
+        batch = order[begin:begin + max(1, min(batch_size, most_tokens // lengths[order[begin]]))]
+        yield batch
+        begin += len(batch)
+
+
 def padded(rows, value, device):
     """(batch, longest) tensor of token ids."""
     longest = max(map(len, rows))

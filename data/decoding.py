@@ -40,8 +40,9 @@ class PieceEncoder:
 
 
 def context_length(model):
-    """How many tokens the model takes; practically no limit where its config names none, as T5's."""
-    return getattr(model.config, "max_position_embeddings", None) or 10 ** 9
+    """How many tokens the model takes. Where its config names no limit, memory sets one to an encoder-decoder such as T5: its
+    attention takes the square of a sentence's length. A causal LM then has practically none."""
+    return getattr(model.config, "max_position_embeddings", None) or (2048 if model.config.is_encoder_decoder else 10 ** 9)
 
 
 class Cursor:
@@ -138,13 +139,13 @@ class FreeCursor:
         return text, round(self.logprob / (len(self.tokens) + 1), 6)
 
 
-def make_cursor(task, input, encode, end, length, vocabulary=None):
+def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9):
     """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a list of the token ids that it may
     use, a free one. That ends at four times the length of its input (`length`, in tokens), or at what the longest labeled
-    output suggests."""
+    output suggests, or where the model has no more `room` (in tokens)."""
     if vocabulary is None:
         return Cursor(task, input, encode)
-    return FreeCursor(encode.tokenizer, end, 32 + 4 * length + 4 * getattr(task, "longest", 0), vocabulary)
+    return FreeCursor(encode.tokenizer, end, min(room, 32 + 4 * length + 4 * getattr(task, "longest", 0)), vocabulary)
 
 
 def choose_greedily(cursors, logits_of, end):

@@ -40,6 +40,7 @@ import teacher as teachers
 from data import decoding
 from data.batches import padded
 from data.grammar import sample
+from data.models import load_causal_lm
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.t5 import T5
 from data.tasks import make_task
@@ -175,7 +176,7 @@ def bench_train(args):
 
 def bench_train_causal(args, rows, task, recipe):
     """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
-    losses, made = {}, students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+    losses, made = {}, students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
     frozen = [weight for weight in made.model.parameters() if not weight.requires_grad]
     encoded = [made.encode_example(x.input, x.output) for x in rows]
@@ -273,7 +274,7 @@ def bench_teacher(args):
     with fp32():
         list(made.label(inputs[:1]))                                    # loads the model, computes the prompt's cache
     tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
-    model, _ = teachers.load_causal_lm(args.llm)
+    model, _ = load_causal_lm(args.llm)
     outputs = {}
 
     def ours():
@@ -329,7 +330,7 @@ def bench_techniques(args):
              ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
              ("tiny labels: bf16", label_tiny, in_fp32)]
     if args.llm:
-        llm = students.CausalStudent(*teachers.load_causal_lm(args.llm), task, CPU)
+        llm = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
 
         def train_llm():
             students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)

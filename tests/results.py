@@ -76,6 +76,8 @@ def by_corpus(groups):
         if method in METHODS and pool >= pools.get((corpus, method), 0):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
+            if settings["method"] in ("mckd", "own"):
+                found[corpus].setdefault("the LLM, constrained", [results["teacher"]["f1"]])
     return found
 
 

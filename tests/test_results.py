@@ -16,7 +16,7 @@ def finished(folder, settings, f1, label_f1s=()):
     (run / "config.json").write_text(json.dumps({"settings": asdict(settings)}))
     stages = [{"pseudolabel_f1": label_f1} for label_f1 in label_f1s]
     (run / "results.json").write_text(json.dumps({
-        "data": "Data: ATIS in data/atis (real data): 50 labeled", "stages": stages, "test": {"f1": f1, "valid": 100.0}, "seconds": 10 * f1}))
+        "data": "Data: ATIS in data/atis (real data): 50 labeled", "teacher": {"f1": 40.0}, "stages": stages, "test": {"f1": f1, "valid": 100.0}, "seconds": 10 * f1}))
 
 
 def test_mean_and_deviation_of_the_largest_pool(tmp_path):
@@ -27,7 +27,7 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
     finished(tmp_path, replace(plain, stages=2, student="gguf:x"), 99.0)
     finished(tmp_path, replace(plain, method="sft", labeled=500), 80.0)
     groups = read_runs(tmp_path)
-    assert by_corpus(groups) == {"ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0]}}
+    assert by_corpus(groups) == {"ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0], "the LLM, constrained": [40.0]}}
     rows = short_table(by_corpus(groups)).split("\n")
     assert "| 3 stages | 62.0 ± 2.0 |" in rows and "| 500 gold examples | 80.0 |" in rows and "| 2 stages | – |" in rows
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")

@@ -4,8 +4,10 @@ import io
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from data.splits import DataError, Example
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
-from data.batches import TokenArrays, length_bucketed_batches
-from student import RECIPES, Recipe, label, load_student, make_student, save_student, train, train_tokenizer
+from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
+from student import RECIPES, Recipe, TunedTeacher, label, load_student, make_student, save_student, train, train_tokenizer
 
 TREE = make_task({"task": "tree"})
 SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "B-fare.code", "B-x"]})
@@ -92,6 +94,14 @@ def test_vocabulary_does_not_depend_on_chance():
     assert one == two
 
 
+def test_texts_may_hold_more_characters_than_the_vocabulary_has_items():
+    """Of which SentencePiece takes those that make up 99.95% of the text."""
+    characters = [chr(0x4e00 + n) for n in range(5000)]
+    tokenizer = train_tokenizer([" ".join(characters[n:n + 50]) for n in range(0, 5000, 50)], ["(", ")"])
+    tokens = tokenizer(" ".join(characters), add_special_tokens=False).input_ids
+    assert tokens.count(tokenizer.unk_token_id) < 10
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 
@@ -114,6 +124,16 @@ def test_batches_hold_similar_lengths_in_an_order_that_changes():
     assert one != two and one == length_bucketed_batches(lengths, 8, random.Random(0))
     firsts = [min(lengths[i] for i in batch) for batch in one]
     assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+def test_labelling_batches_are_bounded_in_rows_and_in_tokens():
+    ordinary = [100] * 300 + [90] * 300
+    assert list(labelling_batches(list(range(600)), ordinary, 256)) == [list(range(256)), list(range(256, 512)), list(range(512, 600))]
+    lengths = [500] + [99] * 400 + [10 ** 6]
+    order = sorted(range(402), key=lambda i: -lengths[i])
+    batches = list(labelling_batches(order, lengths, 256))
+    assert [i for batch in batches for i in batch] == order and batches[0] == [401]
+    assert all(len(batch) * max(lengths[i] for i in batch) <= 32_768 for batch in batches[1:]) and len(batches) <= 4
 
 
 def test_token_arrays_give_back_what_they_were_given():
@@ -334,6 +354,26 @@ def test_tiny_is_told_which_word_comes_next(kind, fp32):
         assert decode(task, x.input, made.encode, best)[0].result()[0] == x.output
 
 
+TAGGED = ["play O mio babbino", "O", "B-x O B-x", "the O'Brien mat O"]
+
+
+def test_word_that_is_spelled_like_a_tag_counts_as_copied(fp32):
+    """Training and labelling alike are told the word that comes next."""
+    made, told = make_student("tiny", SLOTS, INPUTS + TAGGED), []
+    for x in examples(SLOTS, TAGGED[:3] + INPUTS[:3]):
+        pieces = SLOTS.pieces(*x)
+        wanted = [False] + [n % 2 == 0 for n, piece in enumerate(pieces) for _ in made.encode(piece)]
+        assert made.is_word(torch.tensor([[made.start, *made.encode.all(pieces)]]))[0].tolist() == wanted
+    fed = made.fed
+    made.fed = lambda tokens, copied, *more: told.append((tokens[0].tolist(), copied[0].tolist())) or fed(tokens, copied, *more)
+    for input in TAGGED[:3]:
+        told.clear()
+        output = label(made, [input], quiet=True)[0].output
+        tokens = [token for step in told for token in step[0]]
+        assert tokens == [made.start, *made.encode.all(SLOTS.pieces(input, output))][:len(tokens)] and len(tokens) > 1
+        assert [n for step in told for n in step[1]] == made.is_word(torch.tensor([tokens])).cumsum(1)[0].tolist()
+
+
 def test_tiny_learns_as_it_labels(fp32):
     """The loss of a batch is the mean of what the examples lose one by one: padding changes nothing."""
     made = make_student("tiny", TREE, INPUTS + BRACKETED)
@@ -385,6 +425,34 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     TREE.check(*found[0][:2])
 
 
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_sentence_of_two_thousand_words_is_said_and_takes_little_memory(kind, capsys, monkeypatch):
+    """T5's positions have no end, but its attention takes the square of a sentence's length."""
+    task, long, seen = TASKS[kind], " ".join(["the"] * 2000), []
+    made = make_student("tiny", task, INPUTS)
+    source, target = made.encode_example(long, task.fallback(long))
+    assert max(len(source), len(target)) <= 1024 and source[-1:] == target[-1:] == made.end
+    monkeypatch.setattr(student, "padded", lambda rows, *more: seen.append(max(map(len, rows))) or padded(rows, *more))
+    found = label(made, [INPUTS[0], long, INPUTS[1]], quiet=True)
+    assert found[1] == (long, task.fallback(long), None) and found[0].score is not None and max(seen) < 50
+    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+
+
+@pytest.mark.parametrize("limit, endless", [(None, 2048), (80, 80)])
+def test_free_output_of_an_encoder_decoder_ends_where_the_model_does(limit, endless, monkeypatch):
+    task, limits = make_task({"task": "text", "longest": 10 ** 5}), []
+    made = make_student("tiny", task, INPUTS)
+    if limit:
+        made.limit = limit
+
+    def make(*arguments):
+        limits.append(make_cursor(*arguments).limit)
+        return make_cursor(TREE, *arguments[1:5])
+    monkeypatch.setattr(student, "make_cursor", make)
+    label(made, INPUTS[:2], quiet=True)
+    assert limits == [endless] * 2
+
+
 @pytest.mark.parametrize("spec", ["no/such-model", "no-such-folder", "gguf:no-such.gguf", "", "gguf:", "a/b/c/d"])
 def test_bad_student_is_one_line(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -393,13 +461,33 @@ def test_bad_student_is_one_line(spec, tmp_path, monkeypatch):
     assert "\n" not in str(error.value) and str(error.value)
 
 
+@pytest.mark.parametrize("model", ["causal_folder", "t5_folder"])
+def test_damaged_weights_are_one_line(model, tmp_path, request):
+    made = make_student(str(request.getfixturevalue(model)), TREE, INPUTS)
+    save_student(made, tmp_path / "final")
+    os.truncate(tmp_path / "final" / "model.safetensors", 1000)
+    for load, said in ((load_student, "expected a trained student"), (lambda folder: make_student(str(folder), TREE, INPUTS), "--student ")):
+        with pytest.raises(DataError, match=said) as error:
+            load(tmp_path / "final")
+        assert "\n" not in str(error.value) and "final" in str(error.value)
+
+
+def test_tuned_teacher_of_another_model_at_the_same_place_is_another(causal_folder, tmp_path):
+    data = SimpleNamespace(labeled=[], unlabeled=[])
+    shutil.copytree(causal_folder, tmp_path / "model")
+    one, two = [(os.truncate(tmp_path / "model" / "model.safetensors", size),
+                 TunedTeacher(str(tmp_path / "model"), TREE, data, 0, "cpu").key)[1] for size in (2000, 1000)]
+    assert one != two
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 def run_student(monkeypatch, text, *arguments):
     """The exit code of `python student.py ... < text`, in this process."""
     monkeypatch.setattr(sys, "argv", ["student.py", *map(str, arguments)])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if isinstance(text, bytes) else text.encode()), encoding="utf-8"))
+    given = io.BytesIO(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given, encoding="ascii", errors="surrogateescape"))      # as in the C locale
     try:
         runpy.run_path(str(ROOT / "student.py"), run_name="__main__")
     except SystemExit as end:
@@ -423,6 +511,27 @@ def test_command_line_labels_every_line(trained, monkeypatch, capsys):
         TREE.check(sentence, line)
 
 
+def test_byte_order_mark_is_no_part_of_a_word_and_a_lone_return_ends_no_line(trained, monkeypatch, capsys):
+    assert run_student(monkeypatch, b"\xef\xbb\xbfna\xc3\xafve cat\r\na\rb \xef\xbb\xbfc\n", "--model", trained) == 0
+    written = capsys.readouterr()
+    lines = written.out.rstrip("\n").split("\n")
+    TREE.check("naïve cat", lines[0])
+    TREE.check("a\rb \ufeffc", lines[1])
+    assert len(lines) == 2 and written.err == ""
+
+
+def test_progress_is_shown_to_a_terminal(trained, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run_student(monkeypatch, "the cat\n", "--model", trained) == 0
+    assert "labelling" in capsys.readouterr().err
+
+
+def test_help_shows_an_example_to_paste(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run_student(monkeypatch, "", "--help") == 0
+    assert "echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty\n" in capsys.readouterr().out
+
+
 def test_pretty_draws_the_tree(trained, monkeypatch, capsys):
     assert run_student(monkeypatch, "the (old) cat\n", "--model", trained, "--pretty") == 0
     drawn = capsys.readouterr().out
@@ -432,7 +541,8 @@ def test_pretty_draws_the_tree(trained, monkeypatch, capsys):
 
 @pytest.mark.parametrize("text, model, said", [
     ("the cat\n\nthe dog\n", None, ":2"), (" \n", None, ":1"), ("the cat\n", "no-such-folder", "no-such-folder"), ("", None, "sentence"),
-    (b"the caf\xe9\n", None, "UTF-8")], ids=["empty line", "blank", "no model", "no input", "Latin-1"])
+    (b"the cat\nthe caf\xe9\n", None, "input:2: expected UTF-8, found the byte 0xe9"),
+    ], ids=["empty line", "blank", "no model", "no input", "Latin-1"])
 def test_command_line_says_what_is_wrong_in_one_line(trained, monkeypatch, capsys, text, model, said):
     assert run_student(monkeypatch, text, "--model", model or trained) == 2
     error = capsys.readouterr().err

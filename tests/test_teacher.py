@@ -5,6 +5,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import socketserver
 import sys
 import threading
@@ -15,12 +16,14 @@ import pytest
 import torch
 
 from conftest import NASTY, ROOT, random_sentence, random_tree
+from data import models
+from data.models import load_causal_lm
 from data.splits import DataError, Example, load_data, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_tree, split_words, write_bare
 import teacher
 from teacher import (APITeacher, Label, LLMTeacher, NoisyTeacher, ReplayTeacher, Teacher, VotingTeacher, cache_file, few_shot_prompt, label_with_cache,
-                     load_causal_lm, make_teacher, question, read_answer)
+                     make_teacher, question, read_answer)
 
 TREE = make_task({"task": "tree", "instruction": "Bracket each sentence."})
 TAGS = ["O", "B-to", "I-to", "B-day", "I-day"]
@@ -367,25 +370,82 @@ def test_llm_that_decodes_freely_writes_what_generate_writes(tmp_path, causal_fo
     assert all(read_answer(TREE, answer) == answer for answer in labels(constrained, inputs))
 
 
-def test_bad_model_is_one_line_and_only_found_when_needed(tmp_path):
+def test_bad_model_is_one_line(tmp_path):
     data = make_data(tmp_path / "data")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.gguf").write_text("not GGUF")
     for spec in (f"hf:{tmp_path / 'empty'}", "hf:no/such-model", "hf:a/b/c/d", f"gguf:{tmp_path / 'text.gguf'}", "gguf:no-such.gguf"):
-        made = make_teacher(spec, TREE, data)
         with pytest.raises(DataError) as error:
-            list(made.label(["a b"]))
+            list(make_teacher(spec, TREE, data).label(["a b"]))
         assert "\n" not in str(error.value) and str(error.value)
 
 
 def test_weights_that_are_not_safetensors_are_refused(tmp_path, causal_folder):
-    import shutil
     shutil.copytree(causal_folder, tmp_path / "pickled")
     for file in (tmp_path / "pickled").glob("*.safetensors"):
         file.unlink()
     torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(DataError):
         load_causal_lm(tmp_path / "pickled")
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_damaged_weights_are_one_line(tmp_path, causal_folder, kept):
+    shutil.copytree(causal_folder, tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "model.safetensors", kept)
+    with pytest.raises(DataError, match="cut: not a causal LM") as error:
+        load_causal_lm(tmp_path / "cut")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more")])
+def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, problem):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+
+    def fails(*args, **more):
+        raise problem
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", fails)
+    with pytest.raises(DataError, match=str(problem).split("\n")[0]) as error:
+        load_causal_lm(f"gguf:{tmp_path / 'a.gguf'}")
+    assert ("pip install gguf" in str(error.value)) == isinstance(problem, ImportError) and "\n" not in str(error.value)
+
+
+def test_another_model_at_the_same_place_is_another_teacher(tmp_path, causal_folder):
+    data, folder, file = make_data(tmp_path / "data"), tmp_path / "model", tmp_path / "model.gguf"
+
+    def keys():
+        models.gguf_digest.cache_clear()
+        return [make_teacher(spec, TREE, data).key for spec in (f"hf:{folder}", f"gguf:{file}")]
+    shutil.copytree(causal_folder, folder)
+    file.write_bytes(b"GGUF one")
+    first = keys()
+    for path in (folder / "config.json", file):
+        os.utime(path, (0, 0))
+    assert keys() == first
+    os.truncate(folder / "model.safetensors", 1000)
+    file.write_bytes(b"GGUF two")
+    second = keys()
+    (folder / "config.json").write_text("{}")
+    assert first[0] != second[0] != keys()[0] != first[0] and first[1] != second[1]
+    assert make_teacher("hf:a/name", TREE, data).key.split("\n")[0] == "hf:a/name"
+
+
+def test_free_output_ends_where_the_model_does(bpe_tokenizer, tmp_path, monkeypatch, fp32):
+    """GPT-2 has an embedding for every position and no more."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(bpe_tokenizer), n_positions=160, n_embd=32, n_layer=1, n_head=2, eos_token_id=2,
+                               initializer_range=0.3)).save_pretrained(tmp_path)
+    bpe_tokenizer.save_pretrained(tmp_path)
+    made, longer = LLMTeacher(f"hf:{tmp_path}", TREE, [], torch.device("cpu"), free=True), []
+    make = teacher.make_cursor
+
+    def make_endless(task, input, encode, end, length, vocabulary, room):
+        longer.append(32 + 4 * length > room > 0)
+        return make(task, input, encode, [2], length, [x for x in vocabulary if x > 2], room)
+    monkeypatch.setattr(teacher, "make_cursor", make_endless)
+    labels(made, [" ".join(["the"] * n) for n in range(1, 40, 3)])
+    assert any(longer)
 
 
 def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
@@ -452,7 +512,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = {}
         if body is None:
             asked = payload["messages"][-1]["content"].rsplit("Sentence: ", 1)[1].split("\n")[0]
-            body = json.dumps({"choices": [{"message": {"role": "assistant", "content": self.server.answer(asked)}}]})
+            try:
+                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": self.server.answer(asked)}}]})
+            except PermissionError as refusal:
+                status, body = int(str(refusal)), ""
         if isinstance(body, dict):
             body, headers = "", body
         self.send_response(status)
@@ -479,9 +542,10 @@ def server():
 
 @pytest.fixture
 def naps(monkeypatch):
-    """Nobody sleeps; how long they would have."""
+    """Nobody waits before asking again; how long they would have."""
     found = []
-    monkeypatch.setattr(teacher.time, "sleep", found.append)
+    event = SimpleNamespace(clear=lambda: None, set=lambda: None, wait=found.append)
+    monkeypatch.setattr(teacher, "threading", SimpleNamespace(Event=lambda: event))
     return found
 
 
@@ -521,9 +585,9 @@ def test_api_base_url_of_the_environment(server, monkeypatch):
 
 
 @pytest.mark.parametrize("trouble", [(500, "oops"), (429, "slow down"), (503, ""), (408, ""), (200, "not JSON"), (200, "[]"), (200, "{}"),
-                                     (200, '{"choices": []}'), (200, '{"choices": [{"message": {"content": 7}}]}'),
+                                     (200, '{"choices": []}'), (200, '{"choices": [{"message": {"content": 7}}]}'), (200, "[" * 100_000),
                                      (200, {"Content-Length": "500"})],
-                         ids=["500", "429", "503", "408", "no JSON", "list", "no choices", "empty choices", "number", "cut off"])
+                         ids=["500", "429", "503", "408", "no JSON", "list", "no choices", "empty choices", "number", "deep", "cut off"])
 def test_api_is_asked_again_after_trouble_that_may_pass(server, naps, trouble):
     server.script = [trouble, trouble]
     made = api(server)
@@ -589,6 +653,80 @@ def test_key_is_neither_shown_nor_written(server, naps, monkeypatch, tmp_path, c
     assert "A dog ran" in written.decode() and KEY not in shown and KEY not in written.decode()
 
 
+def test_key_in_a_servers_reason_is_not_shown(server, naps, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(Handler, "send_response", lambda self, status: self.send_response_only(status, f"bad {self.headers['Authorization']}"))
+    server.script = [(401, "")]
+    with pytest.raises(DataError, match="HTTP 401 Unauthorized") as error:
+        labels(api(server), ["A dog ran"])
+    assert KEY not in str(error.value) and "OPENAI_API_KEY" not in str(error.value)
+
+
+def test_missing_key_is_said(server, naps):
+    server.script = [(401, "")]
+    with pytest.raises(DataError, match="HTTP 401 Unauthorized; OPENAI_API_KEY is not set"):
+        labels(api(server), ["A dog ran"])
+
+
+@pytest.mark.parametrize("url", [f"http://user:{KEY}@127.0.0.1:1/v1", f"user:{KEY}@127.0.0.1/v1", f"https://127.0.0.1/v1?key={KEY}",
+                                 f"http://127.0.0.1:1/v1#{KEY}"])
+@pytest.mark.parametrize("given", ["--base-url", "OPENAI_BASE_URL"])
+def test_key_in_the_address_is_refused_and_not_shown(url, given, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(DataError, match="--base-url: expected") as error:
+        make_teacher("openai:m", TREE, make_data(tmp_path / "data"), base_url=url if given == "--base-url" else None)
+    assert KEY not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_half_a_character_in_an_answer_is_replaced(server, tmp_path):
+    """Python's JSON reads "\\ud83d" as a lone surrogate, which no file takes."""
+    server.script = [(200, '{"choices": [{"message": {"content": "( A \\ud83d ran )"}}]}')]
+    assert label_with_cache(api(server), ["A dog ran"], tmp_path / "cache.jsonl", quiet=True) == [Label("A dog ran", "( A ? ran )")]
+    assert [x.output for x in read_pseudolabels(tmp_path / "cache.jsonl")] == ["( A ? ran )"]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_input_that_an_api_refuses_has_an_empty_answer(server, status):
+    """A content filter, for example. What cannot be read then becomes the fallback, and is counted."""
+    inputs = [f"word {i}" for i in range(12)]
+
+    def answer(asked):
+        if asked in ("word 1", "word 7"):
+            raise PermissionError(status)
+        return f"( {asked} )"
+    server.answer = answer
+    found = labels(api(server, at_once=2), inputs)
+    assert [i for i, x in enumerate(found) if x.output == ""] == [1, 7] and len(server.seen) == 12
+    assert read_answer(TREE, found[7]) is None and found[8].output == "( word 8 )"
+
+
+def test_api_that_refuses_all_is_said_before_all_are_asked(server):
+    server.script = [(400, "no such model")] * 100
+    with pytest.raises(DataError, match="HTTP 400 Bad Request .model some-model."):
+        labels(api(server, at_once=4), [f"word {i}" for i in range(50)])
+    assert len(server.seen) < 20
+
+
+def test_who_stops_an_api_does_not_wait_until_it_would_ask_again(server, monkeypatch):
+    class Patient(threading.Event):
+        def wait(self, timeout=None):
+            asked_in_vain.set()
+            return super().wait(60)
+    asked_in_vain = threading.Event()
+    monkeypatch.setattr(teacher, "threading", SimpleNamespace(Event=Patient))
+
+    def answer(asked):
+        if asked == "c d":
+            raise PermissionError(500)
+        return "( a b )"
+    server.answer = answer
+    labelling = api(server, at_once=1).label(["a b", "c d"])
+    next(labelling)
+    assert asked_in_vain.wait(60)
+    labelling.close()
+    assert len(server.seen) == 2
+
+
 def test_key_does_not_follow_a_redirection_to_another_server(server, naps, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with Server() as other:
@@ -648,6 +786,14 @@ def test_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, caps
     assert run_teacher(monkeypatch, *arguments, "--out", "out.jsonl") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error and not os.path.exists("out.jsonl")
+
+
+def test_help_shows_an_example_to_paste_and_every_teacher(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run_teacher(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    assert "python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl\n" in said
+    assert "auto, replay:FILE" in " ".join(said.split())
 
 
 def test_command_line_refuses_an_output_that_cannot_be_written_before_it_labels(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,81 @@
+"""Loading a pretrained causal LM: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
+import hashlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.splits import DataError
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def load_causal_lm(spec):
+    """(model, tokenizer) of `gguf:FILE`, a folder or a hub name; fp32 weights, from safetensors or GGUF only.
+
+    Reading a GGUF file takes minutes, so it is converted once and kept in the user's cache folder. Raises DataError.
+    """
+    folder = str(spec).removeprefix("hf:")
+    if folder.startswith("gguf:"):
+        folder = converted_gguf(Path(folder.removeprefix("gguf:")))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
+    return model.eval(), tokenizer
+
+
+@cache
+def gguf_digest(file):
+    """The sha256 of a GGUF file, shortened; DataError where it is none."""
+    if not file.is_file():
+        raise DataError(f"{file}: expected a GGUF file, found none")
+    with open(file, "rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise DataError(f"{file}: expected a GGUF file, found something else")
+        opened.seek(0)
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
+def identified(spec):
+    """The spec of a model with a digest, so that another model at the same place has another name: of a GGUF file's content, or of
+    a folder's config.json and its weights' names and sizes. A hub name stays alone."""
+    folder = Path(spec.removeprefix("hf:"))
+    if spec.startswith("gguf:"):
+        return f"{spec} {gguf_digest(Path(spec.removeprefix('gguf:')))}"
+    if not (folder / "config.json").is_file():
+        return spec
+    weights = sorted((file.name, file.stat().st_size) for file in folder.glob("*.safetensors"))
+    return f"{spec} {hashlib.sha256(repr(weights).encode() + (folder / 'config.json').read_bytes()).hexdigest()[:16]}"
+
+
+def converted_gguf(file):
+    """The folder that holds this GGUF file's weights as safetensors, made at first use."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mckd" / f"{file.stem}-{gguf_digest(file)}"
+    if not (kept / "config.json").is_file():
+        print(f"reading {file} (once; kept in {kept}) …", file=sys.stderr)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        except (ImportError, ValueError) as error:
+            hint = " (GGUF needs: pip install gguf accelerate)" * isinstance(error, ImportError)
+            raise DataError(f"{file}: {str(error).splitlines()[0]}{hint}") from None
+        # A model read from GGUF refuses to be saved; the same weights in a plain model do not.
+        config = read.config
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
+        unfinished = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+        tokenizer.save_pretrained(unfinished)
+        plain.save_pretrained(unfinished)
+        if not kept.exists():
+            os.rename(unfinished, kept)
+    return kept
