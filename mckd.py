@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from data.models import identified
 from data.parallel import side_by_side
 from data.runs import Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
@@ -257,9 +258,10 @@ def open_run(settings):
     folder = run_folder(settings, data.folder)
     config = {**asdict(settings), "fingerprint": data.fingerprint,
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
+              "student_fingerprint": identified(settings.student),
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     run = Run(settings, data, task, folder, device)
-    if settings.stages == "auto" and not run.held_out:
+    if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
         raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
     open_folder(folder, config, device)
     return run, teacher

@@ -82,7 +82,7 @@ def bracket_scores(gold: list[str], pred: list[str], words: list[str] | None = N
     What is compared is the *set* of spans over two and more of the remaining leaves, the whole sentence's included. The
     prediction is mended first; one that still cannot be read, or whose words are not the sentence's, scores 0.
 
-    A gold tree is Penn, or bare where there are no tags: then punctuation is told by its characters (`is_punctuation`).
+    A gold tree is Penn, or any other where there are no tags: then punctuation is told by its characters (`is_punctuation`).
     `words`, one sentence a string, decides which it is where both could be; without it Penn goes first.
 
     Two departures from the authors' code, which (1) compares only how many words there are, so that a changed word goes
@@ -245,7 +245,7 @@ def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter |
         if tree.words == [word for word, _ in leaves]:
             # None is no label, which is not the label "". A tag that a word has all the same, (VBD sat), is no constituent.
             spans = [(None if read is read_bare else label, start, end) for label, start, end in tree.spans
-                     if label not in WORD_TAGS]
+                     if label not in WORD_TAGS and (end - start > 1 or label != leaves[start][1])]
             return _evalb_view(Tree(tree.words, [tag for _, tag in leaves], spans))[1]
     return None
 

@@ -29,11 +29,11 @@ from data.batches import TokenArrays, labelling_batches, length_bucketed_batches
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily,
                            context_length, fast_dtype, make_cursor)
 from data.models import identified, load_causal_lm
-from data.splits import DataError, run_command, write_atomically
+from data.splits import DataError, Label, run_command, write_atomically
 from data.t5 import T5, Memory
 from data.tasks import make_task
 from data.trees import split_words
-from teacher import Label, Teacher, label_with_causal_lm, line_ends, question
+from teacher import Teacher, label_with_causal_lm, line_ends, question
 
 
 @dataclass
@@ -89,7 +89,8 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
         if not AutoConfig.from_pretrained(spec, trust_remote_code=False).is_encoder_decoder:
             return CausalStudent(*load_causal_lm(spec), task, device)
         model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-        return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(spec), task, device, "encoder-decoder")
+        tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+        return Seq2SeqStudent(model, tokenizer, task, device, "encoder-decoder")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"--student {spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or "
                         f"causal LM: {str(error).splitlines()[0]}") from None
@@ -180,8 +181,8 @@ class Seq2SeqStudent:
         self.encode = PieceEncoder(tokenizer)
         self.end = [tokenizer.eos_token_id]
         self.pad = model.config.pad_token_id
-        self.limit = context_length(model)
-        self.longest = min(self.limit, 1024)                # tokens of a source, or of a target, that training looks at
+        self.limit = min(context_length(model), 4096)
+        self.longest = min(self.limit, 1024)                # tokens of a source, or of a target; a longer input is not labelled
         self.symbols = [self.encode(symbol)[0] for symbol in task.symbols] if kind == "tiny" else []
         self.no_word = torch.zeros(len(tokenizer), dtype=torch.bool, device=device)
         self.no_word[[*self.symbols, self.pad]] = True
@@ -332,7 +333,7 @@ class CausalStudent:
         known = torch.tensor(sorted(self.vocabulary), device=self.device)
         targets = torch.searchsorted(known, torch.tensor([t for _, target in batch for t in target], device=self.device))
         logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
-        return torch.nn.functional.cross_entropy(logits.float(), targets)
+        return cross_entropy(logits.float(), targets)
 
     def weights(self):
         return [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -391,8 +392,8 @@ def load_student(folder, device=torch.device("cpu")):
             student = CausalStudent(*load_causal_lm(folder), task, device)
             student.vocabulary = set(about["vocabulary"])
             return student
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(folder), task, device, about["kind"])
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), task, device, about["kind"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None
 

@@ -199,7 +199,8 @@ class APITeacher(Teacher):
         self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
-        """Yields (index, Label) as the answers come; an input that the server refuses has an empty one, unless it refuses all."""
+        """Yields (index, Label) as the answers come; an input that the server refuses has an empty one. It stops where
+        the server refuses the first inputs, as many as are asked at once."""
         self.stopped.clear()
         failure, refused, heard = None, [], False
         with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
@@ -223,7 +224,8 @@ class APITeacher(Teacher):
             finally:
                 self.stopped.set()
                 pool.shutdown(cancel_futures=True)
-        if heard:
+        if heard and refused:
+            print(f"{self.url}: {len(refused):,} inputs are refused; their answers are empty", file=sys.stderr)
             yield from ((i, Label(inputs[i], "")) for i in refused)
         if failure:
             raise failure

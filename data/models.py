@@ -33,7 +33,6 @@ def load_causal_lm(spec):
     return model.eval(), tokenizer
 
 
-@cache
 def gguf_digest(file):
     """The sha256 of a GGUF file, shortened; DataError where it is none."""
     if not file.is_file():
@@ -41,20 +40,24 @@ def gguf_digest(file):
     with open(file, "rb") as opened:
         if opened.read(4) != b"GGUF":
             raise DataError(f"{file}: expected a GGUF file, found something else")
-        opened.seek(0)
+    return digest(file)
+
+
+@cache
+def digest(file):
+    with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 
 def identified(spec):
-    """The spec of a model with a digest, so that another model at the same place has another name: of a GGUF file's content, or of
-    a folder's config.json and its weights' names and sizes. A hub name stays alone."""
+    """The spec of a model with a digest, so that another model at the same place has another name: of a GGUF file, or of
+    a folder's config.json and weights. A hub name stays alone."""
     folder = Path(spec.removeprefix("hf:"))
     if spec.startswith("gguf:"):
         return f"{spec} {gguf_digest(Path(spec.removeprefix('gguf:')))}"
     if not (folder / "config.json").is_file():
         return spec
-    weights = sorted((file.name, file.stat().st_size) for file in folder.glob("*.safetensors"))
-    return f"{spec} {hashlib.sha256(repr(weights).encode() + (folder / 'config.json').read_bytes()).hexdigest()[:16]}"
+    return " ".join([spec, *map(digest, [folder / "config.json", *sorted(folder.glob("*.safetensors"))])])
 
 
 def converted_gguf(file):
@@ -63,8 +66,8 @@ def converted_gguf(file):
     if not (kept / "config.json").is_file():
         print(f"reading {file} (once; kept in {kept}) …", file=sys.stderr)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False)
         except (ImportError, ValueError) as error:
             hint = " (GGUF needs: pip install gguf accelerate)" * isinstance(error, ImportError)
             raise DataError(f"{file}: {str(error).splitlines()[0]}{hint}") from None

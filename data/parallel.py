@@ -13,8 +13,12 @@ def side_by_side(*labellings):
     """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a forked process: two
     take about a quarter longer than one. What a process does reaches this one through the run's folder; what it fails at, this
     one does again, and says what is wrong."""
+    parent = os.getpid()
+
     def work(student, inputs, place):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)       # it ends when this process is killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)       # it ends when this process is killed,
+        if os.getppid() != parent:                                      # or if that has happened already
+            os._exit(1)
         student.place = place
         try:
             student.label(inputs)

@@ -64,9 +64,10 @@ class Settings:
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
 
-# Settings that do not change what a run computes: a run may go on with others. What the data is its fingerprint tells.
-FREE = {None: ("data", "out", "quiet", "device"), "teacher": ("stages", "student", "epochs", "batch_size", "lr", "gold_epochs", "recipes"),
-        "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs")}
+# Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
+FREE = ("data", "out", "quiet", "device")
+FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "recipes"),
+                  "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs")}
 
 
 def run_folder(settings, data):
@@ -79,25 +80,29 @@ def run_folder(settings, data):
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
     optional = ("free", "votes", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
-    changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)}
+    changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
+               and name not in FREE_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
     return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 
 
 def open_folder(folder, settings, device):
-    """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where others made it."""
-    if (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl")):        # there is work to keep
-        found, wanted = that_count(read_config(folder)["settings"]), that_count(settings)
-        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in wanted.items() if found.get(name) != value]
-        if differences:
+    """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
+    trained a student there; what such a run left before its first student is thrown away."""
+    differences = []
+    if (folder / "config.json").exists():
+        found = read_config(folder)["settings"]
+        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
+                       if found.get(name) != value]
+        if differences and ((folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))):
             raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
-    else:
+        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
+            left.unlink(missing_ok=True)
+    if differences or not (folder / "config.json").exists():
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
         about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "device": str(device)}
         (folder / "students").mkdir(parents=True, exist_ok=True)
         (folder / "pseudolabels").mkdir(exist_ok=True)
-        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")):          # by a run that came to nothing
-            left.unlink(missing_ok=True)
         write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
     log = folder / "log.jsonl"
     log.touch()                                         # a run whose labels are all known logs nothing
@@ -105,16 +110,19 @@ def open_folder(folder, settings, device):
         write_atomically(log, events[:events.rfind(b"\n") + 1])
 
 
-def that_count(settings):
-    """Those settings that change what this run computes."""
-    return {name: value for name, value in settings.items() if name not in FREE[None] + FREE.get(settings["method"], ())}
+def settings_that_count(settings):
+    """Those of a run's settings (a dict) that change what it computes."""
+    return {name: value for name, value in settings.items() if name not in FREE + FREE_OF_METHOD.get(settings["method"], ())}
 
 
 def read_config(folder):
+    """config.json as a dict; DataError where it is not a run's."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}/config.json: expected the settings of a run: {error}") from None
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found["settings"]["method"]
+        return found
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
 
 
 def adopt_student(folder, name):
@@ -122,18 +130,17 @@ def adopt_student(folder, name):
     student: its labels, and its lines of the log. Returns whether there was one."""
     def about(run):
         found = read_config(run)
-        return {**found, "settings": {**that_count(found["settings"]), "stages": None}}
+        return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}}
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
         try:
-            same = about(other) == about(folder)
-        except (DataError, KeyError, TypeError):        # no run's folder, or a damaged one
+            events = [event for event in logged(other) if event.get("student") == name] if about(other) == about(folder) else None
+        except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
-        if same:
+        if events is not None:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
-            for event in logged(other):
-                if event.get("student") == name:
-                    log_event(folder, event)
+            for event in events:
+                log_event(folder, event)
             write_atomically(folder / "students" / labels.name, labels.read_bytes())
             return True
     return False

@@ -19,7 +19,7 @@ from data.splits import DataError, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
-from teacher import cache_file, label_with_cache, make_teacher, read_answer  # noqa: E402
+from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
 
 
 def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
@@ -67,8 +67,8 @@ def main():
     labelings = []
     for make in voting.members:
         member = make()
-        answers = [read_answer(task, answer) for answer in label_with_cache(member, inputs, cache_file(member))]
-        labelings.append([answer.output if answer else task.fallback(input) for input, answer in zip(inputs, answers)])
+        labels = read_answers(task, label_with_cache(member, inputs, cache_file(member)))
+        labelings.append([labels[input].output for input in inputs])
 
     def f1(outputs):
         return score(task.kind, gold, outputs, inputs)["f1"]

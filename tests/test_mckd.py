@@ -407,6 +407,24 @@ def test_what_a_run_that_came_to_nothing_leaves_is_not_counted_by_the_next(here,
     assert (here / "run/log.jsonl").read_text().count('"event": "stage"') == 1
 
 
+def test_run_interrupted_in_its_first_student_keeps_its_log(here, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 2, breaks_at=0)
+    before = (here / "run/log.jsonl").read_text()
+    assert '"event": "teacher"' in before
+    spy_on(here, monkeypatch, "--stages", 2)
+    assert (here / "run/log.jsonl").read_text().startswith(before)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"settings": []}', "{"])
+def test_damaged_config_is_one_line(content, here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 1)
+    (here / "run/config.json").write_text(content)
+    with pytest.raises(DataError, match="run/config.json: expected the settings of a run") as error:
+        spy_on(here, monkeypatch, "--stages", 1)
+    assert "\n" not in str(error.value)
+
+
 def test_folder_beside_that_is_no_run_does_not_stand_in_the_way(here, monkeypatch):
     make_folder(here / "data")
     for name, content in (("empty", None), ("damaged", '{"settings"')):

@@ -414,7 +414,7 @@ def test_another_model_at_the_same_place_is_another_teacher(tmp_path, causal_fol
     data, folder, file = make_data(tmp_path / "data"), tmp_path / "model", tmp_path / "model.gguf"
 
     def keys():
-        models.gguf_digest.cache_clear()
+        models.digest.cache_clear()
         return [make_teacher(spec, TREE, data).key for spec in (f"hf:{folder}", f"gguf:{file}")]
     shutil.copytree(causal_folder, folder)
     file.write_bytes(b"GGUF one")
@@ -422,7 +422,9 @@ def test_another_model_at_the_same_place_is_another_teacher(tmp_path, causal_fol
     for path in (folder / "config.json", file):
         os.utime(path, (0, 0))
     assert keys() == first
-    os.truncate(folder / "model.safetensors", 1000)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
     file.write_bytes(b"GGUF two")
     second = keys()
     (folder / "config.json").write_text("{}")
