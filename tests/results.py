@@ -74,7 +74,8 @@ def by_corpus(groups):
     found, pools = {}, {}
     for runs in groups.values():
         settings, results = runs[0]
-        corpus, method, pool = results["data"].removeprefix("Data: ").split(" in ")[0], method_of(settings), settings["unlabeled"] or 10 ** 9
+        corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
+        method, pool = method_of(settings), settings["unlabeled"] or 10 ** 9
         if method in METHODS and pool >= pools.get((corpus, method), 0):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
@@ -94,13 +95,14 @@ def figure(found, file):
     import matplotlib.pyplot as plt
     plt.style.use(ROOT / "notebooks" / "figures.mplstyle")
     fig, axes = plt.subplots(1, len(found), figsize=(2 + 3.3 * len(found), 4.5), sharey=True, layout="constrained", squeeze=False)
+    shown = [method for method in reversed(COLOURS) if any(method in f1s for f1s in found.values())]
     for ax, (corpus, f1s) in zip(axes[0], found.items()):
-        for i, (method, colour) in enumerate(reversed(COLOURS.items())):
+        for method in shown:
             values = f1s.get(method, [0])
-            ax.barh(method, statistics.mean(values), xerr=statistics.stdev(values) if len(values) > 1 else None, capsize=4, color=colour)
-            ax.text(2, i, f"{statistics.mean(values):.1f}" if method in f1s else "–", va="center",
-                    color="white" if statistics.mean(values) > 20 else "black", fontweight="bold")
-        ax.set(title=corpus, xlabel="test F1 (%)", xlim=(0, 100))
+            spread = statistics.stdev(values) if len(values) > 1 else 0
+            ax.barh(method, statistics.mean(values), xerr=spread or None, capsize=4, color=COLOURS[method])
+            ax.text(statistics.mean(values) + spread + 2, method, f"{statistics.mean(values):.1f}" if method in f1s else "–", va="center")
+        ax.set(title=corpus, xlabel="test F1 (%)", xlim=(0, 105), xticks=range(0, 100, 20))
         ax.grid(axis="y", visible=False)
     fig.savefig(file, metadata={"Date": None})
     print(f"{file}: {', '.join(found)}")
