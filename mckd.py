@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
 from data.models import identified

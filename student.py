@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy, linear

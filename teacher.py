@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 from tqdm import tqdm
 

@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"               # a name that is no folder is refused at once, in every environment
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
 
+import data  # noqa: F401 - before torch
 import pytest
 
 # Words that break what is careless: brackets, slashes, escapes, tags and special tokens as words, other scripts, odd spaces.
