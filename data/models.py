@@ -43,8 +43,13 @@ def gguf_digest(file):
     return digest(file)
 
 
-@cache
 def digest(file):
+    """The sha256 of a file, shortened; computed once for as long as the file stays as it is."""
+    return _digest(file, file.stat().st_size, file.stat().st_mtime_ns)
+
+
+@cache
+def _digest(file, *_):
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 

@@ -414,7 +414,6 @@ def test_another_model_at_the_same_place_is_another_teacher(tmp_path, causal_fol
     data, folder, file = make_data(tmp_path / "data"), tmp_path / "model", tmp_path / "model.gguf"
 
     def keys():
-        models.digest.cache_clear()
         return [make_teacher(spec, TREE, data).key for spec in (f"hf:{folder}", f"gguf:{file}")]
     shutil.copytree(causal_folder, folder)
     file.write_bytes(b"GGUF one")
