@@ -257,7 +257,7 @@ def open_run(settings):
     if settings.method in ("mckd", "own") and not teacher.can_label(inputs):
         list(teacher.label(inputs))                                     # says now of which inputs it knows nothing
     folder = run_folder(settings, data.folder)
-    config = {**asdict(settings), "fingerprint": data.fingerprint,
+    config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student),
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}

@@ -95,7 +95,8 @@ def open_folder(folder, settings, device):
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         if differences and ((folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))):
-            raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}; give another --out, or delete it")
+            data = " (the data itself differs)" * any(x.startswith("fingerprint") for x in differences)
+            raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}{data}; give another --out, or delete it")
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
             left.unlink(missing_ok=True)
     if differences or not (folder / "config.json").exists():
