@@ -23,7 +23,7 @@ from array import array
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -31,6 +31,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -41,6 +42,7 @@ from data import decoding
 from data.batches import padded
 from data.grammar import sample
 from data.models import load_causal_lm
+from data.parallel import in_processes
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.t5 import T5
 from data.tasks import make_task
@@ -66,6 +68,14 @@ def compare(title, ours, theirs, repeats, warm_up=True):
     seconds = [statistics.median(column) for column in zip(*turns)]
     print(f"{title}: {statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
           f"medians {seconds[0]:.2f} and {seconds[1]:.2f} seconds", flush=True)
+
+
+def at_the_same_time(*works):
+    """As mckd.py's students A and B: each in a process with one thread."""
+    def one_thread(work):
+        torch.set_num_threads(1)
+        work()
+    in_processes(*(partial(one_thread, work) for work in works))
 
 
 @contextmanager
@@ -149,7 +159,8 @@ def trainer(model, encoded, batch_size, collate, optimizers=(None, None), **sett
 
 
 def bench_train(args):
-    """One epoch, batches of 8 (the Trainer's default), AdamW at the same learning rate, each time from the same weights."""
+    """One epoch, batches of 8 (the Trainer's default), AdamW at the same learning rate, each time from the same weights. Then two
+    students, as a stage has them: ours at the same time, with one thread each, the Trainer's one after the other."""
     from transformers import DataCollatorForSeq2Seq
     rows, task = gold(args.n or 256)
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
@@ -170,6 +181,9 @@ def bench_train(args):
         for title, settings in (("Seq2SeqTrainer's defaults", {}), ("bf16, grouped by length", best)):
             compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats)
             print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+            if name == "tiny":
+                compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
+                        lambda: (theirs(**settings), theirs(**settings)), args.repeats)
     if args.llm:
         bench_train_causal(args, rows[:len(rows) // 4], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
@@ -321,14 +335,17 @@ def bench_techniques(args):
 
     def all_logits(states, output_matrix, ids, cap=None):
         return (states.float() @ output_matrix.float().T).gather(1, ids)
-    in_fp32 = (decoding, "fast_bf16", lambda device: False)
-    cases = [("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
+    fast = decoding.fast_bf16(CPU)
+    bf16, otherwise = "bf16, not fp32" if fast else "fp32, not bf16", (decoding, "fast_bf16", lambda device: not fast)
+    cases = [("tiny trains: T5 in few operations", train_tiny, (tiny, "t5", None)),
+             ("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
              ("tiny trains: a random number for eight elements", train_tiny,
               (T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
-             ("tiny trains: bf16", train_tiny, in_fp32),
+             (f"tiny trains: {bf16}", train_tiny, otherwise),
+             ("tiny labels: T5 in few operations", label_tiny, (tiny, "t5", None)),
              ("tiny labels: batches of 256", label_tiny, (students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
              ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
-             ("tiny labels: bf16", label_tiny, in_fp32)]
+             (f"tiny labels: {bf16}", label_tiny, otherwise)]
     if args.llm:
         llm = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
 
@@ -337,16 +354,19 @@ def bench_techniques(args):
 
         def label_llm():
             students.label(llm, inputs[:64], quiet=True)
-        cases += [("the LLM trains: bf16", train_llm, in_fp32),
+        cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
                   ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "vocabulary", set(range(llm.model.config.vocab_size)))),
+                  ("the LLM labels: 128 sentences at a time, not 8", label_llm, (students, "PackedDecoder", partial(decoding.PackedDecoder, rows=8))),
                   ("the LLM labels: weights converted once", label_llm, (teachers, "converted_once", lambda model: nullcontext())),
                   ("the LLM labels: only the candidates' logits", label_llm, (decoding, "candidate_logits", all_logits)),
-                  ("the LLM labels: bf16", label_llm, in_fp32)]
+                  (f"the LLM labels: {bf16}", label_llm, otherwise)]
     for title, work, (where, name, plain) in cases:
         def plainly():
             with patch.object(where, name, plain):
                 work()
         compare(title, work, plainly, args.repeats)
+    compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
+            args.repeats)
 
 
 def bench_pipeline(args):
