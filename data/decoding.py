@@ -342,7 +342,7 @@ keep_freed_memory()
 
 def fast_bf16(device):
     """Whether bf16 is faster than fp32 here: on GPUs that have it, on CPUs with AMX, and on AMD's with AVX512-BF16. Intel's without
-    AMX have those instructions too, but at half the speed of fp32's; elsewhere bf16 is emulated."""
+    AMX have those instructions too, but slower than fp32's; elsewhere bf16 is emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities() if device.type == "cpu" else {}

@@ -11,8 +11,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def in_processes(*works):
-    """Call these functions at the same time, each in a forked process, and wait for all. What one returns or raises is lost: what
-    it does must show in files."""
+    """Call these functions at the same time, each in a forked process, and wait for all. What one returns is lost: what it does must
+    show in files. Returns whether none of them failed."""
     parent = os.getpid()
 
     def run(work):
@@ -24,10 +24,16 @@ def in_processes(*works):
         except BaseException:
             os._exit(1)
     processes = [multiprocessing.get_context("fork").Process(target=run, args=(work,), daemon=True) for work in works]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:                                       # interrupted, as a notebook's cell may be
+            if process.is_alive():
+                process.terminate()
+    return not any(process.exitcode for process in processes)
 
 
 def side_by_side(*labellings):
@@ -37,7 +43,9 @@ def side_by_side(*labellings):
     if FORKS and labellings[0][0].one_core and not all(student.is_finished() for student, _ in labellings):
         for place, (student, _) in enumerate(labellings):
             student.place = place
-        in_processes(*(partial(student.label, inputs) for student, inputs in labellings))
-        for student, _ in labellings:
-            student.place = None
+        try:
+            in_processes(*(partial(student.label, inputs) for student, inputs in labellings))
+        finally:
+            for student, _ in labellings:
+                student.place = None
     return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}

@@ -42,7 +42,7 @@ from data import decoding
 from data.batches import padded
 from data.grammar import sample
 from data.models import load_causal_lm
-from data.parallel import in_processes
+from data.parallel import FORKS, in_processes
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.t5 import T5
 from data.tasks import make_task
@@ -50,10 +50,13 @@ from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
 
 CPU = torch.device("cpu")
+ONLY = ""                                           # --only: measure what has this in its title
 
 
 def compare(title, ours, theirs, repeats, warm_up=True):
-    """Print how many times as long `theirs` takes as `ours`. Both are called without arguments."""
+    """Print how many times as long `theirs` takes as `ours`. Both are called without arguments. Returns whether it was measured."""
+    if ONLY not in title:
+        return False
     if warm_up:
         ours(), theirs()
     turns = []
@@ -68,6 +71,7 @@ def compare(title, ours, theirs, repeats, warm_up=True):
     seconds = [statistics.median(column) for column in zip(*turns)]
     print(f"{title}: {statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
           f"medians {seconds[0]:.2f} and {seconds[1]:.2f} seconds", flush=True)
+    return True
 
 
 def at_the_same_time(*works):
@@ -75,7 +79,7 @@ def at_the_same_time(*works):
     def one_thread(work):
         torch.set_num_threads(1)
         work()
-    in_processes(*(partial(one_thread, work) for work in works))
+    assert in_processes(*(partial(one_thread, work) for work in works)), "a process failed"
 
 
 @contextmanager
@@ -164,7 +168,7 @@ def bench_train(args):
     from transformers import DataCollatorForSeq2Seq
     rows, task = gold(args.n or 256)
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
-    best = {"bf16": True, "train_sampling_strategy": "group_by_length"}
+    best = {"bf16": decoding.fast_bf16(CPU), "train_sampling_strategy": "group_by_length"}
     for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
         losses, made = {}, fresh(model, rows, task)
         start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
@@ -178,10 +182,10 @@ def bench_train(args):
             made.model.load_state_dict(start)
             losses["theirs"] = trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
                                        num_train_epochs=1, learning_rate=recipe.lr, **settings)
-        for title, settings in (("Seq2SeqTrainer's defaults", {}), ("bf16, grouped by length", best)):
-            compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats)
-            print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
-            if name == "tiny":
+        for title, settings in (("Seq2SeqTrainer's defaults", {}), ("its best settings", best)):
+            if compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats):
+                print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+            if name == "tiny" and FORKS:
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats)
     if args.llm:
@@ -211,8 +215,8 @@ def bench_train_causal(args, rows, task, recipe):
             return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
                     "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
         losses["theirs"] = trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
-    compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats)
-    print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+    if compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats):
+        print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
 
 
 def constrained(cursors, end, rows_before):
@@ -286,12 +290,15 @@ def bench_teacher(args):
     inputs = [x.input for x in data.unlabeled[:args.n or 50]]
     made = teachers.make_teacher(args.llm, task, data)
     with fp32():
-        list(made.label(inputs[:1]))                                    # loads the model, computes the prompt's cache
+        list(made.label(inputs[:1]))                                    # loads the model
     tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
     model, _ = load_causal_lm(args.llm)
     outputs = {}
 
+    prompt = [tokenizer.bos_token_id] + tokenizer(made.prompt, add_special_tokens=False).input_ids
+
     def ours():
+        made.decoder = decoding.PackedDecoder(made.model, prompt=prompt)        # computes the prompt's keys and values anew
         found = dict(made.label(inputs))
         outputs["ours"] = [found[i].output for i in range(len(inputs))]
 
@@ -299,8 +306,7 @@ def bench_teacher(args):
         outputs["theirs"] = []
         for begin in range(0, len(inputs), 8):
             batch = inputs[begin:begin + 8]
-            prompts = [[tokenizer.bos_token_id] + tokenizer(made.prompt, add_special_tokens=False).input_ids
-                       + tokenizer(teachers.question(task, x), add_special_tokens=False).input_ids for x in batch]
+            prompts = [prompt + tokenizer(teachers.question(task, x), add_special_tokens=False).input_ids for x in batch]
             width = max(map(len, prompts))
             ids = torch.tensor([[0] * (width - len(x)) + x for x in prompts])
             mask = torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in prompts])
@@ -311,8 +317,9 @@ def bench_teacher(args):
             outputs["theirs"] += [cursor.result()[0] for cursor in cursors]
 
     with fp32():
-        compare(f"teacher, {len(inputs)} sentences, generate in batches of 8", ours, generate, args.repeats)
-    print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
+        measured = compare(f"teacher, {len(inputs)} sentences, generate in batches of 8", ours, generate, args.repeats)
+    if measured:
+        print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
 
 
 def bench_techniques(args):
@@ -321,13 +328,14 @@ def bench_techniques(args):
     tiny = students.make_student("tiny", task, [x.input for x in rows])
     students.train(tiny, rows[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
     inputs = [x.input for x in rows[256:]]
+    without_pointer = fresh(students.tiny_t5, rows, task)               # as transformers' T5 has none
     label_each = students.Seq2SeqStudent.label_each
 
-    def train_tiny():
-        students.train(tiny, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
+    def train_tiny(made=tiny):
+        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
 
-    def label_tiny():
-        students.label(tiny, inputs, quiet=True)
+    def label_tiny(made=tiny):
+        students.label(made, inputs, quiet=True)
 
     def random_batches(lengths, size, shuffle):
         order = shuffle.sample(range(len(lengths)), len(lengths))
@@ -337,12 +345,12 @@ def bench_techniques(args):
         return (states.float() @ output_matrix.float().T).gather(1, ids)
     fast = decoding.fast_bf16(CPU)
     bf16, otherwise = "bf16, not fp32" if fast else "fp32, not bf16", (decoding, "fast_bf16", lambda device: not fast)
-    cases = [("tiny trains: T5 in few operations", train_tiny, (tiny, "t5", None)),
+    cases = [("tiny trains: T5 in few operations", partial(train_tiny, without_pointer), (without_pointer, "t5", None)),
              ("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
              ("tiny trains: a random number for eight elements", train_tiny,
               (T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
              (f"tiny trains: {bf16}", train_tiny, otherwise),
-             ("tiny labels: T5 in few operations", label_tiny, (tiny, "t5", None)),
+             ("tiny labels: T5 in few operations", partial(label_tiny, without_pointer), (without_pointer, "t5", None)),
              ("tiny labels: batches of 256", label_tiny, (students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
              ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
              (f"tiny labels: {bf16}", label_tiny, otherwise)]
@@ -354,8 +362,13 @@ def bench_techniques(args):
 
         def label_llm():
             students.label(llm, inputs[:64], quiet=True)
+
+        def loss_over_all_tokens(batch):
+            rows = [source + target for source, target in batch]
+            labels = [[-100] * len(source) + target for source, target in batch]
+            return llm.model(input_ids=padded(rows, 0, CPU), labels=padded(labels, -100, CPU), use_cache=False).loss
         cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
-                  ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "vocabulary", set(range(llm.model.config.vocab_size)))),
+                  ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "_loss", loss_over_all_tokens)),
                   ("the LLM labels: 128 sentences at a time, not 8", label_llm, (students, "PackedDecoder", partial(decoding.PackedDecoder, rows=8))),
                   ("the LLM labels: weights converted once", label_llm, (teachers, "converted_once", lambda model: nullcontext())),
                   ("the LLM labels: only the candidates' logits", label_llm, (decoding, "candidate_logits", all_logits)),
@@ -365,8 +378,9 @@ def bench_techniques(args):
             with patch.object(where, name, plain):
                 work()
         compare(title, work, plainly, args.repeats)
-    compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
-            args.repeats)
+    if FORKS:
+        compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
+                args.repeats)
 
 
 def bench_pipeline(args):
@@ -401,8 +415,8 @@ def bench_pipeline(args):
             y = student([Example(x, y[x]) for x in D_A], D_B + test) | student([Example(x, y[x]) for x in D_B], D_A + test)
         y = student([Example(x, y[x]) for x in D_A + D_B], test)
         f1s["theirs"] = bracket_scores([x.output for x in data.test], [y[x] for x in test], test)["f1"]
-    compare(f"pipeline, {len(data.unlabeled)} unlabeled sentences", ours, theirs, args.repeats, warm_up=False)
-    print(f"    test F1: {f1s['ours']:.1f} and {f1s['theirs']:.1f}")
+    if compare(f"pipeline, {len(data.unlabeled)} unlabeled sentences", ours, theirs, args.repeats, warm_up=False):
+        print(f"    test F1: {f1s['ours']:.1f} and {f1s['theirs']:.1f}")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -478,9 +492,12 @@ def main():
     parser.add_argument("--llm", help="a causal LM, for teacher, and to include it in train and techniques: gguf:FILE, hf:NAME_OR_FOLDER")
     parser.add_argument("--n", type=int, help="how many sentences")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="measure only what has this in its title")
     args = parser.parse_args()
     if args.part == "teacher" and not args.llm:
         parser.error("teacher needs --llm")
+    global ONLY
+    ONLY = args.only
     parts[args.part](args)
 
 

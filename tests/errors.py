@@ -11,9 +11,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data  # noqa: E402, F401 - before torch
+import torch  # noqa: E402
 
 from data.splits import DataError, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
