@@ -181,10 +181,10 @@ class Run:
     @cached_property
     def held_out(self):
         """Inputs that no student is trained on, of valid or else of test: where two students are compared. Their gold is not looked at."""
-        valid, test = (dict.fromkeys(x.input for x in split[:200]) for split in (self.data.valid, self.data.test))
-        for x in self.data.labeled + self.data.unlabeled:
-            valid.pop(x.input, None), test.pop(x.input, None)
-        return list(valid) or list(test)
+        trained_on = {x.input for x in self.data.labeled + self.data.unlabeled}
+        valid, test = ([x for x in dict.fromkeys(x.input for x in split[:200]) if x not in trained_on]
+                       for split in (self.data.valid, self.data.test))
+        return valid or test
 
     @property
     def vocabulary_texts(self):

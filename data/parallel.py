@@ -40,12 +40,9 @@ def side_by_side(*labellings):
     """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a process: two take about
     a quarter longer than one. What they do reaches this process through the run's folder; what one fails at, this process does
     again, and says what is wrong."""
+    def work(student, inputs, place):
+        student.place = place
+        student.label(inputs)
     if FORKS and labellings[0][0].one_core and not all(student.is_finished() for student, _ in labellings):
-        for place, (student, _) in enumerate(labellings):
-            student.place = place
-        try:
-            in_processes(*(partial(student.label, inputs) for student, inputs in labellings))
-        finally:
-            for student, _ in labellings:
-                student.place = None
+        in_processes(*(partial(work, *labelling, place) for place, labelling in enumerate(labellings)))
     return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}

@@ -294,7 +294,6 @@ def bench_teacher(args):
     tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
     model, _ = load_causal_lm(args.llm)
     outputs = {}
-
     prompt = [tokenizer.bos_token_id] + tokenizer(made.prompt, add_special_tokens=False).input_ids
 
     def ours():
