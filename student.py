@@ -7,7 +7,6 @@ one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` 
 under the task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
 """
 import argparse
-import codecs
 import io
 import json
 import math
@@ -27,11 +26,11 @@ from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTok
                           T5ForConditionalGeneration, T5Tokenizer)
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
-from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, candidate_logits, choose_greedily,
-                           context_length, fast_dtype, make_cursor)
+from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose_greedily, context_length, fast_dtype,
+                           make_cursor)
 from data.models import identified, load_causal_lm
-from data.splits import DataError, Label, run_command, write_atomically
-from data.t5 import T5, Memory
+from data.splits import DataError, Label, read_sentences, run_command, write_atomically
+from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
 from teacher import Teacher, label_with_causal_lm, line_ends, question
@@ -67,6 +66,8 @@ RECIPES = {
     "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
+
+STAY = 0.75             # once no more of a batch's sentences than this are unfinished, the finished ones leave it
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     then ready to label, too. `place`: the line of the progress bar, where there are several."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
-    encoded = TokenArrays(student.encode_example(x.input, x.output) for x in examples)
+    encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
     lengths = [len(source) + len(target) for source, target in encoded]
     steps_an_epoch = math.ceil(len(encoded) / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
@@ -261,7 +262,7 @@ class Seq2SeqStudent:
             for cursor in cursors.values():
                 cursor.queue.insert(0, self.start)
             while going_on := [n for n, i in enumerate(rows) if not cursors[i].done]:
-                if len(going_on) <= 0.75 * len(rows):                   # finished sentences leave the batch
+                if len(going_on) <= STAY * len(rows):
                     rows = [rows[n] for n in going_on]
                     decoder.keep(torch.tensor(going_on, device=self.device))
                 # Forced tokens that all rows have, such as the word after a tag, go in one pass.
@@ -274,28 +275,6 @@ class Seq2SeqStudent:
                     choose_greedily([cursors[rows[n]] for n in asked], lambda ids: logits_of(asked, ids), self.end)
             for i, cursor in cursors.items():
                 yield i, Label(inputs[i], *cursor.result())
-
-
-class T5Decoder:
-    """One batch of outputs in the making, by a T5."""
-
-    def __init__(self, student, sources, mask):
-        self.student, self.t5, self.mask = student, student.t5, mask
-        self.read = self.t5.encode(sources, mask)
-        self.memory = Memory(self.t5, self.read, mask, room=2 * sources.shape[1])
-        self.tokens = torch.zeros(len(mask), 0, dtype=torch.long, device=mask.device)
-
-    def feed(self, new):
-        """Feed every row its new tokens, equally many; returns a function of rows (n) and candidates (n, K): their logits."""
-        tokens = torch.tensor(new, device=self.mask.device)
-        self.tokens = torch.cat([self.tokens, tokens], 1)
-        copied = self.student.is_word(self.tokens).cumsum(1)[:, -tokens.shape[1]:]
-        states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
-        return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix, ids)
-
-    def keep(self, rows):
-        self.read, self.mask, self.tokens = self.read[rows], self.mask[rows], self.tokens[rows]
-        self.memory.keep(rows)
 
 
 class CausalStudent:
@@ -409,17 +388,8 @@ def main():
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = load_student(args.model, device)
-    lines = []
-    for number, line in enumerate(sys.stdin.buffer, 1):                     # of bytes, which end at \n alone
-        try:
-            lines.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
-        if not split_words(lines[-1]):
-            raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
-    if not lines:
-        raise DataError("standard input: expected a sentence a line, found nothing")
-    for found in label(student, lines, quiet=not sys.stderr.isatty()):
+    sentences = read_sentences(sys.stdin.buffer)
+    for found in label(student, sentences, quiet=not sys.stderr.isatty()):
         print(f"{student.task.draw(found.input, found.output)}\n" if args.pretty else found.output)
 
 

@@ -5,10 +5,11 @@ import torch
 
 
 class TokenArrays:
-    """Many (source, target) pairs of token ids, one after another in one array: 4 bytes a token, where a list takes 8 and more."""
+    """Many (source, target) pairs of token ids below `vocabulary_size`, one after another in one array: 2 bytes a token where
+    that is enough, as for `tiny`, and else 4; a list takes 8 and more."""
 
-    def __init__(self, pairs):
-        self.tokens, self.ends = array("i"), array("q", [0])
+    def __init__(self, pairs, vocabulary_size):
+        self.tokens, self.ends = array("H" if vocabulary_size <= 2 ** 16 else "i"), array("q", [0])
         for pair in pairs:
             for ids in pair:
                 self.tokens.extend(ids)

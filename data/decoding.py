@@ -187,7 +187,7 @@ def candidate_logits(states, output_matrix, ids, cap=None):
 # An encoder-decoder.
 
 class AnyDecoder:
-    """One batch of outputs in the making, by any encoder-decoder of transformers: what T5Decoder in student.py is for a T5."""
+    """One batch of outputs in the making, by any encoder-decoder of transformers: what T5Decoder in t5.py is for a T5."""
 
     def __init__(self, model, sources, mask):
         self.model, self.mask, self.device = model, mask.long(), mask.device

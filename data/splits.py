@@ -11,6 +11,7 @@ Words of an input are separated by single spaces. The rows of the paper's author
 Whatever is wrong with a file is said in one line that names the file, the line and what was expected (`DataError`).
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -207,6 +208,21 @@ def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | No
     for row in read_pseudolabels(path) if found else []:
         if row.input in found:
             found[row.input] = row
+    return found
+
+
+def read_sentences(lines: BinaryIO) -> list[str]:
+    """Sentences, one a line, of standard input. Lines of bytes end at \\n alone. DataError for what is none."""
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+        if not split_words(found[-1]):
+            raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
+    if not found:
+        raise DataError("standard input: expected a sentence a line, found nothing")
     return found
 
 

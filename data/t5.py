@@ -17,6 +17,8 @@ import torch
 from torch.nn.functional import embedding, linear, pad, rms_norm
 from transformers.activations import ACT2FN
 
+from data.decoding import candidate_logits
+
 
 def stack_weights(model):
     """{role: Parameter (layers, rows, columns)}; the model's own weights become slices of them, so it still saves itself."""
@@ -173,3 +175,25 @@ class Memory:
         self.read = [(keys[rows], values[rows]) for keys, values in self.read]
         self.own = [(keys[rows], values[rows]) for keys, values in self.own]
         self.unread = self.unread[rows]
+
+
+class T5Decoder:
+    """One batch of outputs in the making, by a T5."""
+
+    def __init__(self, student, sources, mask):
+        self.student, self.t5, self.mask = student, student.t5, mask
+        self.read = self.t5.encode(sources, mask)
+        self.memory = Memory(self.t5, self.read, mask, room=2 * sources.shape[1])
+        self.tokens = torch.zeros(len(mask), 0, dtype=torch.long, device=mask.device)
+
+    def feed(self, new):
+        """Feed every row its new tokens, equally many; returns a function of rows (n) and candidates (n, K): their logits."""
+        tokens = torch.tensor(new, device=self.mask.device)
+        self.tokens = torch.cat([self.tokens, tokens], 1)
+        copied = self.student.is_word(self.tokens).cumsum(1)[:, -tokens.shape[1]:]
+        states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
+        return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix, ids)
+
+    def keep(self, rows):
+        self.read, self.mask, self.tokens = self.read[rows], self.mask[rows], self.tokens[rows]
+        self.memory.keep(rows)

@@ -12,6 +12,7 @@ After a warm-up of both, they take turns; printed is the median of the turns' ra
 `scale` prints seconds and peak memory instead.
 """
 import argparse
+import ctypes
 import multiprocessing
 import os
 import random
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from array import array
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
@@ -38,13 +40,12 @@ from transformers import T5Config, T5ForConditionalGeneration
 import mckd
 import student as students
 import teacher as teachers
-from data import decoding
+from data import decoding, t5
 from data.batches import padded
 from data.grammar import sample
 from data.models import load_causal_lm
 from data.parallel import FORKS, in_processes
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
-from data.t5 import T5
 from data.tasks import make_task
 from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
@@ -152,49 +153,60 @@ def fresh(model, rows, task, kind="encoder-decoder"):
 
 
 def trainer(model, encoded, batch_size, collate, optimizers=(None, None), **settings):
-    """One training by transformers' Trainer; its mean loss."""
+    """One training by transformers' Trainer."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         settings = Seq2SeqTrainingArguments(
             folder, per_device_train_batch_size=batch_size, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
             use_cpu=True, dataloader_pin_memory=False, **settings)
-        done = Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers).train()
-    return done.training_loss
+        Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers).train()
+
+
+def print_losses(made, rows, ours):
+    """What both trainings lead to: the loss of sentences that neither has seen, over the same tokens. The Trainer's was the last."""
+    def loss():
+        made.model.eval()
+        with torch.no_grad():
+            return made.loss([made.encode_example(x.input, x.output) for x in rows]).item()
+    theirs = loss()
+    ours()
+    print(f"    loss of {len(rows)} other sentences, then: {loss():.3f} and {theirs:.3f}", flush=True)
 
 
 def bench_train(args):
     """One epoch, batches of 8 (the Trainer's default), AdamW at the same learning rate, each time from the same weights. Then two
     students, as a stage has them: ours at the same time, with one thread each, the Trainer's one after the other."""
     from transformers import DataCollatorForSeq2Seq
-    rows, task = gold(args.n or 256)
+    rows, task = gold((args.n or 256) + 64)
+    rows, others = rows[:-64], rows[-64:]
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
     best = {"bf16": decoding.fast_bf16(CPU), "train_sampling_strategy": "group_by_length"}
     for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        losses, made = {}, fresh(model, rows, task)
+        made = fresh(model, rows, task)
         start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
         encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
 
         def ours():
             made.model.load_state_dict(start)
-            students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
+            students.train(made, rows, recipe, quiet=True)
 
         def theirs(**settings):
             made.model.load_state_dict(start)
-            losses["theirs"] = trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
-                                       num_train_epochs=1, learning_rate=recipe.lr, **settings)
+            trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
+                    num_train_epochs=1, learning_rate=recipe.lr, **settings)
         for title, settings in (("Seq2SeqTrainer's defaults", {}), ("its best settings", best)):
             if compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats):
-                print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+                print_losses(made, others, ours)
             if name == "tiny" and FORKS:
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats)
     if args.llm:
-        bench_train_causal(args, rows[:len(rows) // 4], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
+        bench_train_causal(args, rows[:len(rows) // 4], others[:16], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
 
-def bench_train_causal(args, rows, task, recipe):
+def bench_train_causal(args, rows, others, task, recipe):
     """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
-    losses, made = {}, students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
+    made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
     frozen = [weight for weight in made.model.parameters() if not weight.requires_grad]
     encoded = [made.encode_example(x.input, x.output) for x in rows]
@@ -203,7 +215,7 @@ def bench_train_causal(args, rows, task, recipe):
         made.model.load_state_dict(start)
         for weight in frozen:
             weight.requires_grad = False
-        students.train(made, rows, recipe, quiet=True, on_epoch=lambda epoch: losses.update(ours=epoch["loss"]))
+        students.train(made, rows, recipe, quiet=True)
 
     def theirs():
         made.model.load_state_dict(start)
@@ -214,9 +226,9 @@ def bench_train_causal(args, rows, task, recipe):
             labels = [[-100] * len(source) + target for source, target in batch]
             return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
                     "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
-        losses["theirs"] = trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
+        trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
     if compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats):
-        print(f"    mean loss of the epoch: {losses['ours']:.3f} and {losses['theirs']:.3f}")
+        print_losses(made, others, ours)
 
 
 def constrained(cursors, end, rows_before):
@@ -321,6 +333,46 @@ def bench_teacher(args):
         print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
 
 
+# What stands in a technique's place where it is switched off.
+
+def random_batches(lengths, size, shuffle):
+    order = shuffle.sample(range(len(lengths)), len(lengths))
+    return [order[i:i + size] for i in range(0, len(order), size)]
+
+
+def all_logits(states, output_matrix, ids, cap=None):
+    return (states.float() @ output_matrix.float().T).gather(1, ids)
+
+
+def column_by_column(self, new, feed=t5.T5Decoder.feed):
+    """Forced tokens go to the model one by one."""
+    for column in zip(*new):
+        logits_of = feed(self, [[token] for token in column])
+    return logits_of
+
+
+def token_by_token(self, rows, positions, tokens, feed=decoding.PackedDecoder.feed):
+    """Forced tokens go to the model one by one; only what a row begins with, its prompt, goes at once."""
+    begins, passes = {}, defaultdict(list)
+    for n, (row, position) in enumerate(zip(rows, positions)):
+        begin = begins.setdefault(row, position)
+        passes[begin and position - begin].append(n)
+    states = torch.zeros(len(tokens), self.model.config.hidden_size)
+    for _, which in sorted(passes.items()):
+        states[which] = feed(self, *([column[n] for n in which] for column in (list(rows), list(positions), tokens)))
+    return states
+
+
+@contextmanager
+def memory_given_back():
+    """As glibc does it without `keep_freed_memory`, once it has met large blocks and its thresholds have grown."""
+    libc = ctypes.CDLL("libc.so.6")
+    for parameter, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20)):        # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        libc.mallopt(parameter, value)
+    yield
+    decoding.keep_freed_memory()
+
+
 def bench_techniques(args):
     """What each technique buys alone: the work with it, and with the plain way in its place."""
     rows, task = gold(512)
@@ -336,47 +388,69 @@ def bench_techniques(args):
     def label_tiny(made=tiny):
         students.label(made, inputs, quiet=True)
 
-    def random_batches(lengths, size, shuffle):
-        order = shuffle.sample(range(len(lengths)), len(lengths))
-        return [order[i:i + size] for i in range(0, len(order), size)]
-
-    def all_logits(states, output_matrix, ids, cap=None):
-        return (states.float() @ output_matrix.float().T).gather(1, ids)
+    def without(where, name, plain):
+        return partial(patch.object, where, name, plain)
     fast = decoding.fast_bf16(CPU)
-    bf16, otherwise = "bf16, not fp32" if fast else "fp32, not bf16", (decoding, "fast_bf16", lambda device: not fast)
-    cases = [("tiny trains: T5 in few operations", partial(train_tiny, without_pointer), (without_pointer, "t5", None)),
-             ("tiny trains: batches of similar length", train_tiny, (students, "length_bucketed_batches", random_batches)),
+    bf16, otherwise = "bf16, not fp32" if fast else "fp32, not bf16", without(decoding, "fast_bf16", lambda device: not fast)
+    cases = [("tiny trains: T5 in few operations", partial(train_tiny, without_pointer), without(without_pointer, "t5", None)),
+             ("tiny trains: batches of similar length", train_tiny, without(students, "length_bucketed_batches", random_batches)),
              ("tiny trains: a random number for eight elements", train_tiny,
-              (T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
+              without(t5.T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
              (f"tiny trains: {bf16}", train_tiny, otherwise),
-             ("tiny labels: T5 in few operations", partial(label_tiny, without_pointer), (without_pointer, "t5", None)),
-             ("tiny labels: batches of 256", label_tiny, (students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
-             ("tiny labels: only the candidates' logits", label_tiny, (students, "candidate_logits", all_logits)),
+             ("tiny trains: freed memory is kept", train_tiny, memory_given_back),
+             ("tiny labels: T5 in few operations", partial(label_tiny, without_pointer), without(without_pointer, "t5", None)),
+             ("tiny labels: batches of 256", label_tiny,
+              without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
+             ("tiny labels: only the candidates' logits", label_tiny, without(t5, "candidate_logits", all_logits)),
+             ("tiny labels: forced tokens at once", label_tiny, without(t5.T5Decoder, "feed", column_by_column)),
+             ("tiny labels: finished sentences leave", label_tiny, without(students, "STAY", 0)),
              (f"tiny labels: {bf16}", label_tiny, otherwise)]
     if args.llm:
         llm = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
+        embeddings = llm.model.get_input_embeddings(), llm.model.get_output_embeddings()
+        prompt = teachers.few_shot_prompt(task, rows[:20])
 
         def train_llm():
             students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)
 
-        def label_llm():
-            students.label(llm, inputs[:64], quiet=True)
+        def label_llm(rows=128):
+            with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows)):
+                students.label(llm, inputs[:64], quiet=True)
+
+        def prompted_llm(shared=prompt, each=""):
+            ids = llm.begin + llm.tokenizer(shared, add_special_tokens=False).input_ids
+            with patch.object(teachers, "question", lambda *x, ask=teachers.question: each + ask(*x)):
+                list(teachers.label_with_causal_lm(decoding.PackedDecoder(llm.model, 8, ids), task, inputs[:16], llm.encode))
 
         def loss_over_all_tokens(batch):
             rows = [source + target for source, target in batch]
             labels = [[-100] * len(source) + target for source, target in batch]
             return llm.model(input_ids=padded(rows, 0, CPU), labels=padded(labels, -100, CPU), use_cache=False).loss
+
+        @contextmanager
+        def all_weights():
+            llm.model.requires_grad_(True)
+            yield
+            for part in embeddings:
+                part.requires_grad_(False)
         cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
-                  ("the LLM trains: logits of the tokens that targets hold", train_llm, (llm, "_loss", loss_over_all_tokens)),
-                  ("the LLM labels: 128 sentences at a time, not 8", label_llm, (students, "PackedDecoder", partial(decoding.PackedDecoder, rows=8))),
-                  ("the LLM labels: weights converted once", label_llm, (teachers, "converted_once", lambda model: nullcontext())),
-                  ("the LLM labels: only the candidates' logits", label_llm, (decoding, "candidate_logits", all_logits)),
+                  ("the LLM trains: logits of the tokens that targets hold", train_llm, without(llm, "_loss", loss_over_all_tokens)),
+                  ("the LLM trains: embeddings stay", train_llm, all_weights),
+                  ("the LLM trains: freed memory is kept", train_llm, memory_given_back),
+                  ("the LLM labels: weights converted once", label_llm, without(teachers, "converted_once", lambda model: nullcontext())),
+                  ("the LLM labels: only the candidates' logits", label_llm, without(decoding, "candidate_logits", all_logits)),
+                  ("the LLM labels: forced tokens at once", label_llm, without(decoding.PackedDecoder, "feed", token_by_token)),
+                  ("the LLM labels: 16 at a time, a finished one makes room", partial(label_llm, 16), without(teachers, "PREPARED", 16)),
                   (f"the LLM labels: {bf16}", label_llm, otherwise)]
-    for title, work, (where, name, plain) in cases:
+    for title, work, switched_off in cases:
         def plainly():
-            with patch.object(where, name, plain):
+            with switched_off():
                 work()
         compare(title, work, plainly, args.repeats)
+    if args.llm:
+        compare("the LLM labels: 128 sentences at a time, not 8", label_llm, partial(label_llm, 8), args.repeats)
+        compare("the prompted LLM labels 16 sentences: one prompt for all, not one in each", prompted_llm, partial(prompted_llm, "", prompt),
+                args.repeats)
     if FORKS:
         compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
                 args.repeats)
@@ -460,7 +534,7 @@ def peak_memory():
 def three_stages(folder):
     """(seconds, MiB) of a run of mckd.py in this process, beyond what it has taken before."""
     def train(student, examples, *_):
-        array("i", range(50)) * sum(1 for _ in examples)                # as many tokens as training has to hold
+        array("H", range(50)) * sum(1 for _ in examples)                # as many tokens as training has to hold
 
     def label(student, inputs, *_):
         return [Label(x, bracketed(x), -1 / n) for n, x in enumerate(inputs, 1)]

@@ -136,10 +136,12 @@ def test_labelling_batches_are_bounded_in_rows_and_in_tokens():
     assert all(len(batch) * max(lengths[i] for i in batch) <= 32_768 for batch in batches[1:]) and len(batches) <= 4
 
 
-def test_token_arrays_give_back_what_they_were_given():
+@pytest.mark.parametrize("size, width", [(2 ** 16, 2), (2 ** 31, 4)])
+def test_token_arrays_give_back_what_they_were_given(size, width):
     chance = random.Random(0)
-    pairs = [tuple([chance.randrange(2 ** 31) for _ in range(chance.randint(0, 5))] for _ in range(2)) for _ in range(50)]
-    kept = TokenArrays(iter(pairs))
+    pairs = [tuple([chance.randrange(size) for _ in range(chance.randint(0, 5))] for _ in range(2)) for _ in range(50)]
+    kept = TokenArrays(iter(pairs), size)
+    assert kept.tokens.itemsize == width
     assert len(kept) == 50 and list(kept) == pairs and kept[49] == pairs[49]
 
 
