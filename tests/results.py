@@ -4,8 +4,8 @@
     python tests/results.py runs --figure notebooks/results.svg         # needs matplotlib: notebooks/requirements.txt
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
-show of each corpus and method the runs with most unlabeled sentences, with `--teacher auto`, the student `tiny` and all else by default but
---max-words; more gold than 50 is that of `--method sft`.
+show of each corpus and method the runs with most unlabeled sentences and all else by default but --max-words and --test; other students than
+`tiny`, and tuned: teachers, have columns of their own. More gold than 50 is that of `--method sft`.
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.splits import DataError, run_command  # noqa: E402
 
-COLOURS = {"the LLM, decoding freely": "C4", "the LLM, constrained": "C4", "50 gold examples": "C5", "500 gold examples": "C5",
+COLOURS = {"the LLM, decoding freely": "C4", "the teacher": "C4", "50 gold examples": "C5", "500 gold examples": "C5",
            "1 stage (vanilla KD)": "C1", "2 stages": "C0", "3 stages": "C0", "4 stages": "C0"}        # the figure's bars
 METHODS = [*COLOURS, "3 stages, own half", "1,000 gold examples", "gold for the whole pool"]         # the short table's rows
 
@@ -60,8 +60,9 @@ def method_of(settings):
     method, gold = settings["method"], settings["labeled"] or 50
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
-    plain = {"student": "tiny", "votes": 1, "gold_epochs": 6, "epochs": None, "batch_size": None, "lr": None, "free": False}
-    if any(settings[name] != value for name, value in plain.items()) or method != "sft" and (settings["teacher"] != "auto" or gold != 50):
+    plain = {"votes": 1, "gold_epochs": 6, "epochs": None, "batch_size": None, "lr": None, "free": False}
+    taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold == 50
+    if any(settings[name] != value for name, value in plain.items()) or method != "sft" and not taught:
         return None
     if method == "sft":
         return f"{gold:,} gold examples" if gold in (50, 100, 200, 500, 1000) else "gold for the whole pool"
@@ -69,18 +70,25 @@ def method_of(settings):
     return stages + ", own half" * (method == "own")
 
 
+def column_of(settings, results):
+    """The short table's column for a run: its corpus, and its student and teacher where they are not the usual ones."""
+    corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
+    unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
+    return ", ".join([corpus, *unusual])
+
+
 def by_corpus(groups):
     """{corpus: {method: test F1s, one a seed}}"""
     found, pools = {}, {}
     for runs in groups.values():
         settings, results = runs[0]
-        corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
+        corpus = column_of(settings, results)
         method, pool = method_of(settings), settings["unlabeled"] or 10 ** 9
         if method in METHODS and pool >= pools.get((corpus, method), 0):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
             if settings["method"] == "mckd" and results["teacher"]["f1"] is not None:
-                found[corpus].setdefault("the LLM, constrained", [results["teacher"]["f1"]])
+                found[corpus].setdefault("the teacher", [results["teacher"]["f1"] for _, results in runs])
     return found
 
 
