@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -31,8 +32,8 @@ from data.splits import (Data, DataError, Example, Label, load_data, read_labels
                          write_atomically, write_jsonl)
 from data.tasks import make_task
 from metrics import agreement, score
-from student import RECIPES, TunedTeacher, label, make_student, save_student, train
-from teacher import VotingTeacher, cache_file, label_with_cache, make_teacher, read_answer, read_answers
+from student import RECIPES, TunedTeacher, label, make_student, save_student, student_kind, train
+from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
 MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must raise the students' agreement by this much F1
@@ -142,7 +143,10 @@ class CachedTeacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
-        return read_answers(self.run.task, self.answers(inputs).values())
+        # The test split's labels are asked for together with these: a teacher may have to be trained, or its prompt to be read, first.
+        tested = self.run.test_inputs if self.teacher.can_label(self.run.test_inputs) else []
+        answers = self.answers(list(dict.fromkeys(inputs + tested)))
+        return read_answers(self.run.task, (answers[x] for x in inputs))
 
     def answers(self, inputs):
         cache = cache_file(self.teacher)
@@ -155,7 +159,11 @@ class CachedTeacher:
 
     def test_scores(self):
         """"f1" and "valid" on the test split; an answer that cannot be read scores 0."""
-        if not self.run.test_inputs or not self.teacher.can_label(self.run.test_inputs):
+        if not self.run.test_inputs:
+            return {"f1": None, "valid": None}
+        if not self.teacher.can_label(self.run.test_inputs):
+            print(f"{self.teacher.name} has no label for some inputs of the test split, so it has no score (python teacher.py --split "
+                  "unlabeled,test labels both)", file=sys.stderr)
             return {"f1": None, "valid": None}
         answers = self.answers(self.run.test_inputs)
         return self.run.score_test({x: read_answer(self.run.task, answer) or Label(x, "") for x, answer in answers.items()})
@@ -240,6 +248,9 @@ def open_run(settings):
         device = torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
+    check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
+    if settings.method != "teacher":
+        student_kind(settings.student)                                  # one that is not there is refused now
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if settings.method in ("mckd", "own"):
         try:
@@ -254,8 +265,9 @@ def open_run(settings):
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
-    if settings.method in ("mckd", "own") and not teacher.can_label(inputs):
-        list(teacher.label(inputs))                                     # says now of which inputs it knows nothing
+    needed = [x.input for x in data.test] if settings.method == "teacher" else inputs
+    if teacher and not teacher.can_label(needed):
+        list(teacher.label(needed))                                     # says now of which inputs it knows nothing
     folder = run_folder(settings, data.folder)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
@@ -282,6 +294,8 @@ def execute(settings):
             D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
             seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
             D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
+            if seen and settings.gold_epochs:
+                print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
             if D_labeled:
                 print(f"Students: {settings.student}; after its pseudolabels each has {settings.gold_epochs} epochs on "
                       f"{len(D_labeled)} labeled examples (--gold-epochs 0, the paper's way, has none)", flush=True)

@@ -80,30 +80,42 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
     `tiny` trains its vocabulary on, inputs and, for free text, outputs. Raises DataError for a spec that cannot be loaded.
     """
     torch.manual_seed(seed)
-    if spec == "tiny":
+    kind = student_kind(spec)
+    if kind == "tiny":
         if len(texts) > 100_000:                            # of a large pool, a part tells as much about words
             texts = random.Random(0).sample(texts, 100_000)
         tokenizer = train_tokenizer([" ".join(task.copied(text)) for text in texts], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
-    if spec.startswith("gguf:"):
+    if kind == "causal":
         return CausalStudent(*load_causal_lm(spec), task, device)
     try:
-        if not AutoConfig.from_pretrained(spec, trust_remote_code=False).is_encoder_decoder:
-            return CausalStudent(*load_causal_lm(spec), task, device)
         model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
-        return Seq2SeqStudent(model, tokenizer, task, device, "encoder-decoder")
+        return Seq2SeqStudent(model, tokenizer, task, device, kind)
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"--student {spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or "
-                        f"causal LM: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {str(error).splitlines()[0]}") from None
+
+
+def student_kind(spec):
+    """Which of RECIPES' kinds a spec names; DataError where it names no model."""
+    if spec == "tiny" or spec.startswith("gguf:"):
+        return spec if spec == "tiny" else "causal"
+    try:
+        config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
+        return "encoder-decoder" if config.is_encoder_decoder else "causal"
+    except (OSError, ValueError) as error:
+        raise DataError(f"{spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or causal LM: "
+                        f"{str(error).splitlines()[0]}") from None
 
 
 def train_tokenizer(texts, symbols, size=4000):
-    """A SentencePiece unigram vocabulary trained on the texts; every bracket or tag in `symbols` is an item of its own."""
+    """A SentencePiece unigram vocabulary trained on the texts; every bracket or tag in `symbols` is an item of its own. What is copied,
+    as words beside symbols are, may hold unknown characters; free text may not."""
     import sentencepiece
-    trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # every character is an item, and pad, eos, unk
+    trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # room for every character, pad, eos, unk
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
+        character_coverage=0.9995 if symbols else 1.0,
         normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}

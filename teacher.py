@@ -282,12 +282,22 @@ class VotingTeacher(Teacher):
             yield i, Label(inputs[i], self.task.vote(inputs[i], readable)) if readable else given[0]
 
 
+def check_options(spec, base_url, free, votes):
+    """DataError where an option is given to a teacher that would take no notice of it."""
+    kind = spec.partition(":")[0]
+    if base_url and kind != "openai":                       # not shown: it may hold a key
+        raise DataError(f"--base-url: expected --teacher openai:MODEL beside it, found --teacher {spec}")
+    if free and kind not in ("hf", "gguf"):
+        raise DataError(f"--free: expected a local LLM, hf: or gguf:, found --teacher {spec}")
+    if votes > 1 and kind not in ("hf", "gguf", "openai", "tuned"):
+        raise DataError(f"--votes {votes}: expected hf:, gguf:, openai: or tuned:, whose labels differ, found --teacher {spec}")
+
+
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
     """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations: the first 20 of them; with `votes`, for
     each further label of an input another 20 at random. `free` is for a local LLM."""
+    check_options(spec, base_url, free, votes)
     if votes > 1:
-        if spec.partition(":")[0] not in ("hf", "gguf", "openai"):
-            raise DataError(f"--votes {votes}: expected hf:, gguf:, openai: or tuned:, whose labels differ, found --teacher {spec}")
         shown = [data.labeled[:DEMONSTRATIONS]]
         shown += [random.Random(k).sample(data.labeled, min(DEMONSTRATIONS, len(data.labeled))) for k in range(1, votes)]
         return VotingTeacher(task, [partial(make_teacher, spec, task, replace(data, labeled=some), seed, device, base_url, free)
@@ -381,6 +391,8 @@ def main():
     if Path(args.out).is_dir() or not Path(args.out).parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
+    if not inputs:
+        raise DataError(f"{data.folder}: expected sentences to label, found none in --split {args.split}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)

@@ -228,8 +228,10 @@ class PackedDecoder:
         self.prompt_keys, self.prompt_values = {}, {}   # per layer: (prompt length, key-value heads, head size)
         self.prompt_length = 0
         model.set_attn_implementation("packed")
-        if model.config._attn_implementation != "packed":
-            raise DataError(f"{model.config.model_type}: expected a causal LM that uses transformers' attention interface")
+        other_layers = set(getattr(model.config, "layer_types", None) or []).difference(("full_attention", "sliding_attention"))
+        if model.config._attn_implementation != "packed" or other_layers:
+            raise DataError(f"{model.config.model_type}: expected a causal LM whose layers mix tokens by attention alone, through "
+                            "transformers' attention interface")
         for begin in range(0, len(prompt), 128):
             chunk = list(prompt[begin:begin + 128])
             self.feed([0] * len(chunk), range(len(chunk)), chunk)
@@ -317,7 +319,9 @@ class PackedDecoder:
                 yield active.pop(row)
 
 
-def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None, **_):
+def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None, s_aux=None, **_):
+    if s_aux is not None:
+        raise DataError(f"{module.config.model_type}: expected a causal LM without attention sinks")
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)
     scaling = scaling or query.shape[-1] ** -0.5
     return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap)[None], None

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python data/grammar.py` finds the package `data`, from any folder
 
-from data.splits import write_atomically, write_jsonl  # noqa: E402
+from data.splits import run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import Tree, unescape, write_penn  # noqa: E402
 
 TASK = """{
@@ -495,4 +495,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

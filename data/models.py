@@ -1,6 +1,7 @@
 """Loading a pretrained causal LM: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
 import hashlib
 import os
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.splits import DataError
+from data.splits import DataError, save_folder
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -81,9 +82,10 @@ def converted_gguf(file):
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(read.state_dict())
-        unfinished = kept.with_name(f"{kept.name}.{os.getpid()}.part")
-        tokenizer.save_pretrained(unfinished)
-        plain.save_pretrained(unfinished)
-        if not kept.exists():
-            os.rename(unfinished, kept)
+        own = kept.with_name(f"{kept.name}.{os.getpid()}")              # another process may be reading the same file
+        save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
+        try:
+            os.rename(own, kept)
+        except OSError:                                                 # it was faster
+            shutil.rmtree(own)
     return kept

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
-from data.splits import DataError, Example, write_atomically, write_jsonl  # noqa: E402
+from data.splits import DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
 PARTS = ("train", "valid", "test")
@@ -365,7 +365,9 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
             write_jsonl(Path(beside, f"{split}.jsonl"), rows)
         for name, content in (("task.json", task), ("prepare.json", record)):
             write_atomically(Path(beside, name), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        for path in sorted(Path(beside).iterdir()):  # nothing in `out` has changed until all of it is written
+        # Nothing in `out` has changed until all of it is written. task.json makes it a data folder: it goes first and comes last.
+        (out / "task.json").unlink(missing_ok=True)
+        for path in sorted(Path(beside).iterdir(), key=lambda path: path.name == "task.json"):
             os.replace(path, out / path.name)
     return record
 
@@ -396,4 +398,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

@@ -8,10 +8,12 @@
              results.json, report.md
 """
 import argparse
+import hashlib
 import json
 import platform
 import statistics
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,19 +91,26 @@ def run_folder(settings, data):
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
     trained a student there; what such a run left before its first student is thrown away."""
-    differences = []
+    differences, code = [], source_digest()
     if (folder / "config.json").exists():
-        found = read_config(folder)["settings"]
+        about = read_config(folder)
+        found = about["settings"]
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
-        if differences and ((folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))):
+        trained = any((folder / "students").glob("*.jsonl"))
+        if trained and about.get("code") != code:
+            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is; delete "
+                  "it to make it anew", file=sys.stderr)
+        if differences and ((folder / "results.json").exists() or trained):
             data = " (the data itself differs)" * any(x.startswith("fingerprint") for x in differences)
             raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}{data}; give another --out, or delete it")
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
             left.unlink(missing_ok=True)
+    elif folder.exists() and any(path.is_file() for path in folder.rglob("*")):
+        raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
     if differences or not (folder / "config.json").exists():
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-        about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "device": str(device)}
+        about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "code": code, "device": str(device)}
         (folder / "students").mkdir(parents=True, exist_ok=True)
         (folder / "pseudolabels").mkdir(exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
@@ -131,7 +140,7 @@ def adopt_student(folder, name):
     student: its labels, and its lines of the log. Returns whether there was one."""
     def about(run):
         found = read_config(run)
-        return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}}
+        return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
         try:
@@ -145,6 +154,15 @@ def adopt_student(folder, name):
             write_atomically(folder / "students" / labels.name, labels.read_bytes())
             return True
     return False
+
+
+def source_digest():
+    """A digest of the modules that decide what a run computes: another one means that the code has changed."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.glob("*.py"), *(root / "data").glob("*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def git_commit():

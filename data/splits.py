@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data.tasks import KINDS, make_task
+from data.tasks import BIO, KINDS, make_task
 from data.trees import split_words
 
 SPLITS = ("labeled", "unlabeled", "valid", "test")
@@ -164,6 +164,8 @@ def _read_task(folder: Path) -> dict:
     tags = config.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise DataError(f'{path}: expected "tags" to be a list of strings, found {_show(tags)}')
+    if tags and ("O" not in tags or not all(map(BIO.fullmatch, tags))):
+        raise DataError(f'{path}: expected "tags" to be O and others like B-x and I-x, found {_show(tags)}')
     return config
 
 
@@ -343,9 +345,11 @@ def save_folder(folder, write):
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     write(unfinished)
-    for path in unfinished.iterdir():
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+    for path in unfinished.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    _sync_directory(unfinished)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(unfinished, folder)

@@ -26,7 +26,7 @@ from collections import Counter
 
 from data.trees import bare_spans, draw, escape, mend, read_tree, split_words, write_bare
 
-BIO = re.compile(r"O|[BI]-.+")      # a tag of a slot frame
+BIO = re.compile(r"O|[BI]-\S+")      # a tag of a slot frame
 
 
 def _lines(task, input, answer):
@@ -242,18 +242,20 @@ class SlotTask:
         return " ".join("O" for _ in split_words(input))
 
     def read(self, input, answer):
-        """The tags in a free answer. An unknown tag becomes O; ValueError when words and tags do not match up."""
+        """The tags in a free answer, mended. An unknown tag becomes O; ValueError when words and tags do not match up."""
         tags = self.read_tags(input, _lines(self, input, answer)[0])
-        return " ".join(tag if tag in self.tags else "O" for tag in tags)
+        return self.mended([tag if tag in self.tags else "O" for tag in tags])
 
     def vote(self, input, outputs):
-        """Every word gets its most frequent tag; of equally frequent ones the first that was given. I-x that then continues
-        nothing begins a slot."""
-        found = [Counter(tags).most_common(1)[0][0] for tags in zip(*(self.read_tags(input, output) for output in outputs))]
-        for i, tag in enumerate(found):
-            if tag.startswith("I-") and (i == 0 or found[i - 1][2:] != tag[2:]):
-                found[i] = f"B-{tag[2:]}" if f"B-{tag[2:]}" in self.tags else "O"
-        return " ".join(found)
+        """Every word gets its most frequent tag; of equally frequent ones the first that was given."""
+        return self.mended([Counter(tags).most_common(1)[0][0] for tags in zip(*(self.read_tags(input, output) for output in outputs))])
+
+    def mended(self, tags):
+        """The tags as one string; I-x that continues no x begins one."""
+        for i, tag in enumerate(tags):
+            if tag.startswith("I-") and (i == 0 or tags[i - 1][2:] != tag[2:]):
+                tags[i] = f"B-{tag[2:]}" if f"B-{tag[2:]}" in self.tags else "O"
+        return " ".join(tags)
 
     def draw(self, input, output):
         rows = list(zip(split_words(input), self.read_tags(input, output)))

@@ -245,6 +245,15 @@ def test_model_without_the_attention_interface_is_refused():
         PackedDecoder(BloomForCausalLM(BloomConfig(vocab_size=96, hidden_size=32, n_layer=1, n_head=4)), rows=1, prompt=[1, 2])
 
 
+def test_model_that_mixes_tokens_otherwise_is_refused():
+    """LFM2 has convolutions along the row, too."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+    with pytest.raises(ValueError, match="lfm2"):
+        PackedDecoder(Lfm2ForCausalLM(Lfm2Config(
+            vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            layer_types=["conv", "full_attention"])), rows=1)
+
+
 @torch.inference_mode()
 def test_final_logit_softcapping_is_applied(fp32):
     model = tiny_gemma(final_logit_softcapping=2.0)

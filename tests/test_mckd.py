@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, random_tree
-from data import parallel
+from data import parallel, runs
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
@@ -475,11 +475,32 @@ def test_run_that_never_began_does_not_stand_in_the_way_of_the_next(wrong, here,
     assert (here / "run/results.json").exists()
 
 
-def test_wrong_student_is_put_right_with_the_same_folder(here, monkeypatch):
+@pytest.mark.parametrize("wrong", [
+    ["--student", "no/such-model"], ["--free"], ["--votes", 2], ["--base-url", "http://user:secret@host"], ["--teacher", "tuned:tiny", "--free"]])
+def test_wrong_student_or_option_is_refused_before_anything_is_made(wrong, here, monkeypatch):
     make_folder(here / "data")
-    with pytest.raises(DataError):
-        run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", "--student", "no/such-model")
-    run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", "--student", "tiny", "--epochs", 1, "--stages", 1)
+    with pytest.raises(DataError) as error:
+        run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", *wrong)
+    assert not (here / "run").exists() and "secret" not in str(error.value)
+
+
+def test_folder_that_is_no_run_is_left_alone(here, monkeypatch):
+    make_folder(here / "data")
+    (here / "run/final").mkdir(parents=True)
+    (here / "run/final/thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="expected a new folder"):
+        run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", "--stages", 1)
+    assert [x.name for x in (here / "run").rglob("*")] == ["final", "thesis.txt"]
+
+
+def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
+    for code, stages, said, trained in (("one", 2, False, 3), ("one", 3, False, 3), ("other", 3, True, 0), ("other", 4, False, 7)):
+        monkeypatch.setattr(runs, "source_digest", lambda: code)
+        students = Spy(monkeypatch).students
+        run(monkeypatch, *arguments, "--stages", stages)
+        assert ("made by other code" in capsys.readouterr().err) == said and len(students) == trained
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -529,10 +550,14 @@ def test_answer_that_cannot_be_read_scores_0_and_becomes_the_fallback(here, monk
     assert "2 of the teacher's 12 answers" in capsys.readouterr().err
 
 
-def test_missing_labels_of_the_test_split_leave_the_teacher_without_a_score(here, monkeypatch):
+def test_missing_labels_of_the_test_split_leave_the_teacher_without_a_score(here, monkeypatch, capsys):
     spy_on(here, monkeypatch, "--stages", 1)
     results = json.loads((here / "run/results.json").read_text())
     assert results["teacher"] == {"f1": None, "valid": None} and results["test"]["f1"] is not None
+    assert "so it has no score" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no pseudolabel for"):
+        run(monkeypatch, "--data", "data", "--method", "teacher", "--teacher", "replay:labels.jsonl", "--out", "other")
+    assert not (here / "other").exists()
 
 
 def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from data import splits
 from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
-                         write_atomically, write_jsonl)
+                         save_folder, write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
 
@@ -264,6 +264,8 @@ def test_missing_folder_says_how_to_make_one(tmp_path):
     ('{"task": "tree", "name": ""}', '"name"'),
     ('{"task": "tree", "sample": "yes"}', '"sample"'),
     ('{"task": "slots", "tags": "O"}', '"tags"'),
+    ('{"task": "slots", "tags": ["B-x", "I-x"]}', '"tags"'),
+    ('{"task": "slots", "tags": ["O", "B-city name"]}', '"tags"'),
 ])
 def test_bad_task(folder, content, expected):
     (folder / "task.json").write_text(content)
@@ -318,3 +320,13 @@ def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
         run_command(main)
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1
+
+
+def test_folder_is_saved_with_its_subfolders(tmp_path):
+    def write(folder):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "file").write_text(folder.name)
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "old").write_text("")
+    save_folder(tmp_path / "final", write)
+    assert [x.name for x in sorted(tmp_path.rglob("*"))] == ["final", "inner", "file"]

@@ -162,7 +162,7 @@ def test_untrained_student_is_valid_and_keeps_the_order(kind):
 
 
 def test_tiny_writes_what_its_texts_hold_also_characters_seen_once():
-    fresh = make_student("tiny", TEXT, INPUTS + ["SELECT ＊ FROM ½ µl"])
+    fresh = make_student("tiny", TEXT, 200 * INPUTS + ["SELECT ＊ FROM ½ µl"])
     assert fresh.tokenizer.decode(fresh.encode.all(["½ µl ＊ SELECT"])) == "½ µl ＊ SELECT"
 
 

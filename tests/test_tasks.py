@@ -232,7 +232,7 @@ def test_gold_tags_that_do_not_fit_are_refused(gold, problem):
 
 
 def test_unknown_tag_in_a_free_answer_becomes_O_and_a_wrong_count_is_refused():
-    assert SLOTS.read("to San Francisco", "to O San B-zebra Francisco I-x\n\nSentence: list") == "O O I-x"
+    assert SLOTS.read("to San Francisco", "to O San B-zebra Francisco I-x\n\nSentence: list") == "O O B-x"
     for answer in ("", "O O", "O O O O", "Sure! O O O", "to O Francisco B-x"):
         with pytest.raises(ValueError):
             SLOTS.read("to San Francisco", answer)
