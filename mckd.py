@@ -146,7 +146,7 @@ class CachedTeacher:
         # The test split's labels are asked for together with these: a teacher may have to be trained, or its prompt to be read, first.
         tested = self.run.test_inputs if self.teacher.can_label(self.run.test_inputs) else []
         answers = self.answers(list(dict.fromkeys(inputs + tested)))
-        return read_answers(self.run.task, (answers[x] for x in inputs))
+        return read_answers(self.run.task, (answers.pop(x) for x in inputs))          # as they were given they need not stay
 
     def answers(self, inputs):
         cache = cache_file(self.teacher)

@@ -408,7 +408,6 @@ def bench_techniques(args):
     if args.llm:
         llm = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
         embeddings = llm.model.get_input_embeddings(), llm.model.get_output_embeddings()
-        prompt = teachers.few_shot_prompt(task, rows[:20])
 
         def train_llm():
             students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)
@@ -416,11 +415,6 @@ def bench_techniques(args):
         def label_llm(rows=128):
             with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows)):
                 students.label(llm, inputs[:64], quiet=True)
-
-        def prompted_llm(shared=prompt, each=""):
-            ids = llm.begin + llm.tokenizer(shared, add_special_tokens=False).input_ids
-            with patch.object(teachers, "question", lambda *x, ask=teachers.question: each + ask(*x)):
-                list(teachers.label_with_causal_lm(decoding.PackedDecoder(llm.model, 8, ids), task, inputs[:16], llm.encode))
 
         def loss_over_all_tokens(batch):
             rows = [source + target for source, target in batch]
@@ -449,8 +443,6 @@ def bench_techniques(args):
         compare(title, work, plainly, args.repeats)
     if args.llm:
         compare("the LLM labels: 128 sentences at a time, not 8", label_llm, partial(label_llm, 8), args.repeats)
-        compare("the prompted LLM labels 16 sentences: one prompt for all, not one in each", prompted_llm, partial(prompted_llm, "", prompt),
-                args.repeats)
     if FORKS:
         compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
                 args.repeats)
