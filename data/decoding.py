@@ -5,7 +5,6 @@ tokens may come next in one output, takes what is forced without asking the mode
 Cursors serve every model: a PackedDecoder drives many of them with a causal LM, student.py with an encoder-decoder.
 """
 import copy
-import ctypes
 from contextlib import contextmanager
 
 import torch
@@ -328,20 +327,6 @@ def _packed_attention(module, query, key, value, attention_mask, scaling=None, s
 
 
 transformers.AttentionInterface.register("packed", _packed_attention)
-
-
-def keep_freed_memory():
-    """Ask glibc to keep freed memory instead of handing it back: PyTorch frees and takes the same megabytes in every step,
-    and fresh pages are slow to come, most of all in virtual machines. Elsewhere this does nothing."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)                 # M_MMAP_MAX: take all blocks from the heap,
-        libc.mallopt(-1, (1 << 31) - 1)     # M_TRIM_THRESHOLD: which is never trimmed
-    except (OSError, AttributeError):
-        pass
-
-
-keep_freed_memory()
 
 
 def fast_bf16(device):

@@ -12,7 +12,6 @@ After a warm-up of both, they take turns; printed is the median of the turns' ra
 `scale` prints seconds and peak memory instead.
 """
 import argparse
-import ctypes
 import multiprocessing
 import os
 import random
@@ -363,16 +362,6 @@ def token_by_token(self, rows, positions, tokens, feed=decoding.PackedDecoder.fe
     return states
 
 
-@contextmanager
-def memory_given_back():
-    """As glibc does it without `keep_freed_memory`, once it has met large blocks and its thresholds have grown."""
-    libc = ctypes.CDLL("libc.so.6")
-    for parameter, value in ((-4, 65536), (-3, 32 << 20), (-1, 64 << 20)):        # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-        libc.mallopt(parameter, value)
-    yield
-    decoding.keep_freed_memory()
-
-
 def bench_techniques(args):
     """What each technique buys alone: the work with it, and with the plain way in its place."""
     rows, task = gold(512)
@@ -397,7 +386,6 @@ def bench_techniques(args):
              ("tiny trains: a random number for eight elements", train_tiny,
               without(t5.T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
              (f"tiny trains: {bf16}", train_tiny, otherwise),
-             ("tiny trains: freed memory is kept", train_tiny, memory_given_back),
              ("tiny labels: T5 in few operations", partial(label_tiny, without_pointer), without(without_pointer, "t5", None)),
              ("tiny labels: batches of 256", label_tiny,
               without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
@@ -430,7 +418,6 @@ def bench_techniques(args):
         cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
                   ("the LLM trains: logits of the tokens that targets hold", train_llm, without(llm, "_loss", loss_over_all_tokens)),
                   ("the LLM trains: embeddings stay", train_llm, all_weights),
-                  ("the LLM trains: freed memory is kept", train_llm, memory_given_back),
                   ("the LLM labels: weights converted once", label_llm, without(teachers, "converted_once", lambda model: nullcontext())),
                   ("the LLM labels: only the candidates' logits", label_llm, without(decoding, "candidate_logits", all_logits)),
                   ("the LLM labels: forced tokens at once", label_llm, without(decoding.PackedDecoder, "feed", token_by_token)),
