@@ -19,6 +19,6 @@ import os
 
 # Threads that wait for each other spin for a moment and then sleep (on Linux; to be said before torch is loaded, so every module imports this
 # first). Spinning for longer, as is the default, slows all parts of a step where something else wants a core; sleeping at once takes
-# up to twice as long where nothing else does.
+# longer where nothing else does.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")

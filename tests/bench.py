@@ -12,14 +12,15 @@ After a warm-up of both, they take turns; printed is the median of the turns' ra
 `scale` prints seconds and peak memory instead.
 """
 import argparse
+import copy
 import multiprocessing
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
 import time
-from array import array
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -40,7 +41,7 @@ import mckd
 import student as students
 import teacher as teachers
 from data import decoding, t5
-from data.batches import padded
+from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.grammar import sample
 from data.models import load_causal_lm
 from data.parallel import FORKS, in_processes
@@ -82,12 +83,18 @@ def at_the_same_time(*works):
     assert in_processes(*(partial(one_thread, work) for work in works)), "a process failed"
 
 
-@contextmanager
 def fp32():
     """Without bf16, so that outputs can be compared to the letter."""
-    kept, decoding.fast_bf16 = decoding.fast_bf16, lambda device: False
-    yield
-    decoding.fast_bf16 = kept
+    return patch.object(decoding, "fast_bf16", lambda device: False)
+
+
+@contextmanager
+def bundled_sample():
+    """A copy of the bundled sample, which is what is meant also where the real CRAFT stands beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in (ROOT / "data" / "craft").glob("*.json*"):
+            shutil.copy(file, folder)
+        yield folder
 
 
 def gold(n):
@@ -161,15 +168,15 @@ def trainer(model, encoded, batch_size, collate, optimizers=(None, None), **sett
         Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers).train()
 
 
-def print_losses(made, rows, ours):
-    """What both trainings lead to: the loss of sentences that neither has seen, over the same tokens. The Trainer's was the last."""
+def print_losses(made, rows, theirs):
+    """What both trainings lead to: the loss of sentences that neither has seen, over the same tokens. `made` is as ours left it."""
     def loss():
         made.model.eval()
         with torch.no_grad():
             return made.loss([made.encode_example(x.input, x.output) for x in rows]).item()
-    theirs = loss()
-    ours()
-    print(f"    loss of {len(rows)} other sentences, then: {loss():.3f} and {theirs:.3f}", flush=True)
+    ours = loss()
+    made.model.load_state_dict(theirs.state_dict())
+    print(f"    loss of {len(rows)} other sentences, then: {ours:.3f} and {loss():.3f}", flush=True)
 
 
 def bench_train(args):
@@ -181,7 +188,7 @@ def bench_train(args):
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
     best = {"bf16": decoding.fast_bf16(CPU), "train_sampling_strategy": "group_by_length"}
     for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        made = fresh(model, rows, task)
+        made, trained = fresh(model, rows, task), {}
         start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
         encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
 
@@ -190,12 +197,13 @@ def bench_train(args):
             students.train(made, rows, recipe, quiet=True)
 
         def theirs(**settings):
-            made.model.load_state_dict(start)
-            trainer(made.model, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, made.model),
+            copied = trained["theirs"] = copy.deepcopy(made.model)          # the Trainer wraps a model once, as bf16 or not
+            copied.load_state_dict(start)
+            trainer(copied, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, copied),
                     num_train_epochs=1, learning_rate=recipe.lr, **settings)
         for title, settings in (("Seq2SeqTrainer's defaults", {}), ("its best settings", best)):
             if compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats):
-                print_losses(made, others, ours)
+                print_losses(made, others, trained["theirs"])
             if name == "tiny" and FORKS:
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats)
@@ -207,27 +215,25 @@ def bench_train_causal(args, rows, others, task, recipe):
     """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
     made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
-    frozen = [weight for weight in made.model.parameters() if not weight.requires_grad]
     encoded = [made.encode_example(x.input, x.output) for x in rows]
 
     def ours():
         made.model.load_state_dict(start)
-        for weight in frozen:
-            weight.requires_grad = False
         students.train(made, rows, recipe, quiet=True)
 
+    copied = copy.deepcopy(made.model).requires_grad_(True)
+
     def theirs():
-        made.model.load_state_dict(start)
-        made.model.requires_grad_(True)
+        copied.load_state_dict(start)
 
         def collate(batch):
             ids = [source + target for source, target in batch]
             labels = [[-100] * len(source) + target for source, target in batch]
             return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
                     "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
-        trainer(made.model, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
+        trainer(copied, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
     if compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats):
-        print_losses(made, others, ours)
+        print_losses(made, others, copied)
 
 
 def constrained(cursors, end, rows_before):
@@ -295,7 +301,8 @@ def bench_decode(args):
 
 
 def bench_teacher(args):
-    data = load_data(ROOT / "data" / "craft")
+    with bundled_sample() as folder:
+        data = load_data(folder)
     task = make_task(data.config)
     task.learn(data.labeled)
     inputs = [x.input for x in data.unlabeled[:args.n or 50]]
@@ -416,7 +423,7 @@ def bench_techniques(args):
             for part in embeddings:
                 part.requires_grad_(False)
         cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
-                  ("the LLM trains: logits of the tokens that targets hold", train_llm, without(llm, "_loss", loss_over_all_tokens)),
+                  ("the LLM trains: logits where targets stand, of the tokens that they hold", train_llm, without(llm, "_loss", loss_over_all_tokens)),
                   ("the LLM trains: embeddings stay", train_llm, all_weights),
                   ("the LLM labels: weights converted once", label_llm, without(teachers, "converted_once", lambda model: nullcontext())),
                   ("the LLM labels: only the candidates' logits", label_llm, without(decoding, "candidate_logits", all_logits)),
@@ -436,11 +443,15 @@ def bench_techniques(args):
 
 
 def bench_pipeline(args):
+    with bundled_sample() as folder:
+        pipeline(args, mckd.Settings(data=folder, unlabeled=args.n, quiet=True))
+
+
+def pipeline(args, settings):
     """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model,
-    optimizer, batches, epochs) and generate (batches of 8, no constraint). Times are without loading the packages."""
+    optimizer, epochs, size of batches) and generate (batches of 8, no constraint). Times are without loading the packages."""
     from transformers import DataCollatorForSeq2Seq
-    settings = mckd.Settings(unlabeled=args.n, quiet=True)
-    data = load_data(ROOT / settings.data, unlabeled=args.n)
+    data = load_data(settings.data, unlabeled=args.n)
     task = make_task(data.config)
     task.learn(data.labeled)
     test, f1s = [x.input for x in data.test], {}
@@ -506,6 +517,9 @@ def write_pool(folder, n):
 
 def peak_memory():
     """The most that this process has had so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():                                                 # Linux, whose ru_maxrss counts in what the parent had
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
     import resource                                                     # Windows has none
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 ** (2 if sys.platform == "darwin" else 1)
 
@@ -513,7 +527,8 @@ def peak_memory():
 def three_stages(folder):
     """(seconds, MiB) of a run of mckd.py in this process, beyond what it has taken before."""
     def train(student, examples, *_):
-        array("H", range(50)) * sum(1 for _ in examples)                # as many tokens as training has to hold
+        encoded = TokenArrays(((range(20), range(40)) for _ in examples), 4000)                    # what training holds
+        length_bucketed_batches([len(source) + len(target) for source, target in encoded], 8, random.Random(0))
 
     def label(student, inputs, *_):
         return [Label(x, bracketed(x), -1 / n) for n, x in enumerate(inputs, 1)]

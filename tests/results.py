@@ -89,7 +89,7 @@ def by_corpus(groups):
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
             if settings["method"] == "mckd" and results["teacher"]["f1"] is not None:
                 found[corpus].setdefault("the teacher", [results["teacher"]["f1"] for _, results in runs])
-    return found
+    return dict(sorted(found.items()))
 
 
 def short_table(found):
@@ -110,7 +110,7 @@ def figure(found, file):
             spread = statistics.stdev(values) if len(values) > 1 else 0
             ax.barh(method, statistics.mean(values), xerr=spread or None, capsize=4, color=COLOURS[method])
             ax.text(statistics.mean(values) + spread + 2, method, f"{statistics.mean(values):.1f}" if method in f1s else "–", va="center")
-        ax.set(title=corpus, xlabel="test F1 (%)", xlim=(0, 105), xticks=range(0, 100, 20))
+        ax.set(title=corpus.replace(", ", "\n"), xlabel="test F1 (%)", xlim=(0, 105), xticks=range(0, 100, 20))
         ax.grid(axis="y", visible=False)
     fig.savefig(file, metadata={"Date": None})
     print(f"{file}: {', '.join(found)}")
