@@ -390,6 +390,11 @@ def main():
         raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
     if Path(args.out).is_dir() or not Path(args.out).parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
+    if Path(args.out).exists() and Path(args.out).stat().st_size:
+        if Path(args.out).resolve() in [(data.folder / f"{split}.jsonl").resolve() for split in SPLITS]:
+            raise DataError(f"--out {args.out}: expected another file than one of the data itself")
+        for _ in read_pseudolabels(args.out):
+            pass                                            # no pseudolabels are not written over: this raises DataError
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     if not inputs:
         raise DataError(f"{data.folder}: expected sentences to label, found none in --split {args.split}")

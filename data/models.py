@@ -1,5 +1,6 @@
 """Loading a pretrained causal LM: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.splits import DataError, save_folder
 
 transformers.logging.set_verbosity_error()
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)           # what it retries, the error at the end says
 transformers.logging.disable_progress_bar()
 
 

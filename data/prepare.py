@@ -330,6 +330,9 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     if (out / "task.json").exists() and not (out / "prepare.json").exists():
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
                         "choose another --out")
+    for option, number in (("--labeled", labeled), ("--max-words", max_words)):
+        if number is not None and number < 1:                           # before anything is downloaded
+            raise DataError(f"{option} {number}: expected at least 1")
     origin = source or fetch(corpus, cache)
     files = read_source(origin, FILES[corpus])
     everything = list(tqdm(READERS[corpus](files), desc=f"reading {corpus}", unit=" sentences"))

@@ -102,11 +102,11 @@ def open_folder(folder, settings, device):
             print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is; delete "
                   "it to make it anew", file=sys.stderr)
         if differences and ((folder / "results.json").exists() or trained):
-            data = " (the data itself differs)" * any(x.startswith("fingerprint") for x in differences)
-            raise DataError(f"{folder} was made with other settings: {'; '.join(differences)}{data}; give another --out, or delete it")
+            what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
+            raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
             left.unlink(missing_ok=True)
-    elif folder.exists() and any(path.is_file() for path in folder.rglob("*")):
+    elif folder.is_file() or any(path.is_file() for path in folder.rglob("*")):
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
     if differences or not (folder / "config.json").exists():
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}

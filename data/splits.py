@@ -39,6 +39,9 @@ def run_command(main: Callable[[], None]) -> None:
     code 2, an interruption one line and 130."""
     try:
         main()
+    except BrokenPipeError:                                             # such as `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
+from conftest import ROOT
 from data import splits
 from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
                          save_folder, write_atomically, write_jsonl)
@@ -330,3 +333,9 @@ def test_folder_is_saved_with_its_subfolders(tmp_path):
     (tmp_path / "final" / "old").write_text("")
     save_folder(tmp_path / "final", write)
     assert [x.name for x in sorted(tmp_path.rglob("*"))] == ["final", "inner", "file"]
+
+
+def test_a_reader_that_goes_is_no_error(tmp_path):
+    script = "from data.splits import run_command\nrun_command(lambda: [print('line', flush=True) for _ in range(100_000)])"
+    found = subprocess.run(f"{sys.executable} -c \"{script}\" | head -1", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (found.stdout, found.stderr) == ("line\n", "")

@@ -802,3 +802,17 @@ def test_command_line_refuses_an_output_that_cannot_be_written_before_it_labels(
     monkeypatch.chdir(tmp_path)
     code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "no/such/folder/out.jsonl")
     assert code == 2 and "no/such/folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("thesis.md", "mine"), ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
+def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    if holds:
+        Path(out).write_text(holds)
+    before = Path(out).read_text()
+    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", out)
+    if out == "labels.jsonl":
+        assert not code and Path(out).read_text() != before
+    else:
+        assert code == 2 and Path(out).read_text() == before and out in capsys.readouterr().err
