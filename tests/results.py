@@ -4,7 +4,7 @@
     python tests/results.py runs --figure notebooks/results.svg         # needs matplotlib: notebooks/requirements.txt
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
-show of each corpus and method the runs with most unlabeled sentences and all else by default but --max-words and --test; other students than
+show of each corpus and method the runs with most unlabeled and test sentences, all else by default but --max-words; other students than
 `tiny`, and tuned: teachers, have columns of their own. More gold than 50 is that of `--method sft`.
 """
 import argparse
@@ -83,8 +83,8 @@ def by_corpus(groups):
     for runs in groups.values():
         settings, results = runs[0]
         corpus = column_of(settings, results)
-        method, pool = method_of(settings), settings["unlabeled"] or 10 ** 9
-        if method in METHODS and pool >= pools.get((corpus, method), 0):
+        method, pool = method_of(settings), (settings["unlabeled"] or 10 ** 9, settings["test"] or 10 ** 9)
+        if method in METHODS and pool >= pools.get((corpus, method), (0, 0)):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
             if settings["method"] == "mckd" and results["teacher"]["f1"] is not None:
