@@ -394,7 +394,7 @@ def main():
         if Path(args.out).resolve() in [(data.folder / f"{split}.jsonl").resolve() for split in SPLITS]:
             raise DataError(f"--out {args.out}: expected another file than one of the data itself")
         for _ in read_pseudolabels(args.out):
-            pass                                            # no pseudolabels are not written over: this raises DataError
+            pass                                            # what is no file of pseudolabels is not written over: DataError
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     if not inputs:
         raise DataError(f"{data.folder}: expected sentences to label, found none in --split {args.split}")
