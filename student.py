@@ -98,8 +98,10 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
 
 def student_kind(spec):
     """Which of RECIPES' kinds a spec names; DataError where it names no model."""
-    if spec == "tiny" or spec.startswith("gguf:"):
-        return spec if spec == "tiny" else "causal"
+    if spec == "tiny":
+        return "tiny"
+    if spec.startswith("gguf:"):
+        return "causal"
     try:
         config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
         return "encoder-decoder" if config.is_encoder_decoder else "causal"

@@ -178,7 +178,7 @@ class Memory:
 
 
 class T5Decoder:
-    """One batch of outputs in the making, by a T5."""
+    """One batch of outputs in the making, by a T5. `student`: its `is_word` and `fed` say what the decoder is fed."""
 
     def __init__(self, student, sources, mask):
         self.student, self.t5, self.mask = student, student.t5, mask
