@@ -16,13 +16,14 @@ from data.trees import split_words
 
 
 class PieceEncoder:
-    """Piece -> token ids as they stand in the middle of a text, remembered, so that each piece is tokenised once.
+    """Piece -> token ids as they stand in the middle of a text, remembered, so that each piece is tokenised once (of a large pool's
+    words the first `most`: there are always new ones).
 
     Training targets and decoded outputs are both made of these, so a model is asked for exactly what it was taught.
     """
 
-    def __init__(self, tokenizer):
-        self.tokenizer, self.known = tokenizer, {}
+    def __init__(self, tokenizer, most=100_000):
+        self.tokenizer, self.known, self.most = tokenizer, {}, most
         self.lead = len(tokenizer("x", add_special_tokens=False).input_ids)
 
     def __call__(self, piece):
@@ -31,7 +32,8 @@ class PieceEncoder:
             ids = tuple(self.tokenizer("x " + piece, add_special_tokens=False).input_ids[self.lead:])
             if piece and not ids:               # a word of characters that the tokenizer drops: it must not vanish
                 ids = (self.tokenizer.unk_token_id or 0,)
-            self.known[piece] = ids
+            if len(self.known) < self.most:
+                self.known[piece] = ids
         return ids
 
     def all(self, pieces):
@@ -247,7 +249,7 @@ class PackedDecoder:
         device = self.model.device
         self.row = torch.tensor(rows, device=device)
         self.position = torch.tensor(positions, device=device)
-        self.visible = {}
+        self.seen_in = {}                                               # window -> mask
         with autocast(device):
             return self.model.base_model(
                 input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
@@ -255,35 +257,46 @@ class PackedDecoder:
 
     def attend(self, layer, query, key, value, scaling, window, cap=None):
         """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
-        for store, new in ((self.keys, key), (self.values, value)):
-            length = int(self.position.max()) + 1
-            if layer not in store:
-                store[layer] = new.new_zeros(self.rows, length, *new.shape[1:])
-            elif store[layer].shape[1] < length:
-                room = max(length, 2 * store[layer].shape[1]) - store[layer].shape[1]
-                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, 0, 0, room))
-            store[layer][self.row, self.position] = new
-        own_keys, own_values = self.keys[layer][:, :length][self.row], self.values[layer][:, :length][self.row]
+        length = int(self.position.max()) + 1
+        own_keys, own_values = (self.stored(store, layer, new, length)[self.row] for store, new in ((self.keys, key), (self.values, value)))
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
         scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
         # Of the prompt, only what the layer's window lets somebody see: with 20 demonstrations that is the last third.
         seen = min(self.prompt_length, window - 1) if window else self.prompt_length
         if seen:
-            together = grouped.transpose(0, 1).flatten(1, 2)                                # (kv heads, N * group, size)
-            prompt_scores = together @ self.prompt_keys[layer][-seen:].permute(1, 2, 0)
-            scores = torch.cat([prompt_scores.unflatten(1, (len(query), -1)).transpose(0, 1), scores], -1)
-        if window not in self.visible:                                                      # the same in all such layers
-            behind = self.position[:, None] + seen - torch.arange(seen + length, device=query.device)
-            self.visible[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
+            prompt_scores = self.with_prompt(grouped, self.prompt_keys[layer][-seen:].permute(1, 2, 0))
+            scores = torch.cat([prompt_scores, scores], -1)
         scores = scores.float() * scaling
         if cap:
             scores = torch.tanh(scores / cap) * cap
-        weights = scores.masked_fill(~self.visible[window], -torch.inf).softmax(-1).to(query.dtype)
+        weights = scores.masked_fill(~self.visible(window, seen, length), -torch.inf).softmax(-1).to(query.dtype)
         out = torch.einsum("nhgs,nshd->nhgd", weights[..., seen:], own_values)
         if seen:
-            together = weights[..., :seen].transpose(0, 1).flatten(1, 2) @ self.prompt_values[layer][-seen:].transpose(0, 1)
-            out = out + together.unflatten(1, (len(query), -1)).transpose(0, 1)
+            out = out + self.with_prompt(weights[..., :seen], self.prompt_values[layer][-seen:].transpose(0, 1))
         return out.flatten(1, 2)
+
+    def stored(self, store, layer, new, length):
+        """All rows' keys, or values, up to `length`, with the new ones. The store grows by doubling: no copy for every token."""
+        if layer not in store:
+            store[layer] = new.new_zeros(self.rows, length, *new.shape[1:])
+        elif store[layer].shape[1] < length:
+            room = max(length, 2 * store[layer].shape[1]) - store[layer].shape[1]
+            store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, 0, 0, room))
+        store[layer][self.row, self.position] = new
+        return store[layer][:, :length]
+
+    def with_prompt(self, tokens, prompt):
+        """All tokens (N, kv heads, group, …) times the one prompt (kv heads, …, …): one product, where a prompt in every row would
+        take N small ones."""
+        together = tokens.transpose(0, 1).flatten(1, 2) @ prompt                            # (kv heads, N * group, …)
+        return together.unflatten(1, (len(tokens), -1)).transpose(0, 1)
+
+    def visible(self, window, seen, length):
+        """(N, 1, 1, seen + length): what of the prompt and of its own row each token may see; the same in all such layers."""
+        if window not in self.seen_in:
+            behind = self.position[:, None] + seen - torch.arange(seen + length, device=self.position.device)
+            self.seen_in[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
+        return self.seen_in[window]
 
     def logits_of(self, states):
         """A function from candidates (N, K) to their logits after `states` (N, size)."""

@@ -114,8 +114,8 @@ class T5:
 
     def decode(self, x, memory):
         """The decoder's states (rows, new tokens, d_model) of embedded tokens, which `memory` takes in."""
-        bias = memory.distances(x.shape[1])
-        bias = self.bias("decoder", bias).masked_fill((bias > 0)[:, None], -torch.inf)          # what comes later is unseen
+        distance = memory.distances(x.shape[1])
+        bias = self.bias("decoder", distance).masked_fill((distance > 0)[:, None], -torch.inf)  # what comes later is unseen
         x = self.drop(x)
         for layer in range(self.config.num_decoder_layers):
             here = self.norm(x, "decoder.layer.0.layer_norm", layer)

@@ -21,13 +21,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
+import tracemalloc
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import mckd
 import student as students
 import teacher as teachers
-from data import decoding, t5
+from data import decoding, parallel, t5
 from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.grammar import sample
 from data.models import load_causal_lm
@@ -54,8 +54,9 @@ CPU = torch.device("cpu")
 ONLY = ""                                           # --only: measure what has this in its title
 
 
-def compare(title, ours, theirs, repeats, warm_up=True):
-    """Print how many times as long `theirs` takes as `ours`. Both are called without arguments. Returns whether it was measured."""
+def compare(title, ours, theirs, repeats, warm_up=True, count=None):
+    """Print how many times as long `theirs` takes as `ours`. Both are called without arguments. `count`: how many sentences are dealt
+    with, to print how many a second. Returns whether it was measured."""
     if ONLY not in title:
         return False
     if warm_up:
@@ -71,7 +72,8 @@ def compare(title, ours, theirs, repeats, warm_up=True):
     ratios = sorted(their / our for our, their in turns)
     seconds = [statistics.median(column) for column in zip(*turns)]
     print(f"{title}: {statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
-          f"medians {seconds[0]:.2f} and {seconds[1]:.2f} seconds", flush=True)
+          f"medians {seconds[0]:.2f} and {seconds[1]:.2f} seconds"
+          + (f", {count / seconds[0]:,.1f} and {count / seconds[1]:,.1f} sentences a second" if count else ""), flush=True)
     return True
 
 
@@ -144,12 +146,12 @@ def bench_score(args):
     def ours():
         return bracket_scores([x.output for x in rows], predicted, [x.input for x in rows])["f1"]
     assert abs(ours() - with_nltk()) < 1e-6, "the two must give the same score"
-    compare(f"score, {len(rows):,} trees", ours, with_nltk, args.repeats)
+    compare(f"score, {len(rows):,} trees", ours, with_nltk, args.repeats, count=len(rows))
 
 
-def small_t5(vocabulary_size):
-    """As large as t5-small, random weights."""
-    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary_size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
+def small_t5(_):
+    """As large as t5-small, its vocabulary included; random weights."""
+    return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
 
 
 def fresh(model, rows, task, kind="encoder-decoder"):
@@ -158,25 +160,14 @@ def fresh(model, rows, task, kind="encoder-decoder"):
     return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, kind)
 
 
-def trainer(model, encoded, batch_size, collate, optimizers=(None, None), **settings):
+def trainer(model, encoded, batch_size, collate, optimizers=(None, None), callbacks=(), **settings):
     """One training by transformers' Trainer."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         settings = Seq2SeqTrainingArguments(
             folder, per_device_train_batch_size=batch_size, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
             use_cpu=True, dataloader_pin_memory=False, **settings)
-        Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers).train()
-
-
-def print_losses(made, rows, theirs):
-    """What both trainings lead to: the loss of sentences that neither has seen, over the same tokens. `made` is as ours left it."""
-    def loss():
-        made.model.eval()
-        with torch.no_grad():
-            return made.loss([made.encode_example(x.input, x.output) for x in rows]).item()
-    ours = loss()
-    made.model.load_state_dict(theirs.state_dict())
-    print(f"    loss of {len(rows)} other sentences, then: {ours:.3f} and {loss():.3f}", flush=True)
+        Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers, callbacks=list(callbacks)).train()
 
 
 def bench_train(args):
@@ -186,33 +177,76 @@ def bench_train(args):
     rows, task = gold((args.n or 256) + 64)
     rows, others = rows[:-64], rows[-64:]
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
-    best = {"bf16": decoding.fast_bf16(CPU), "train_sampling_strategy": "group_by_length"}
+    sorted_by_length = {"train_sampling_strategy": "group_by_length"}
     for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        made, trained = fresh(model, rows, task), {}
+        made = fresh(model, rows, task)
         start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
         encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+        copies = []                                                     # the Trainer wraps a model once, so each training has its own
+
+        def copy_start(times):
+            made.model.load_state_dict(start)
+            copies[:] = [copy.deepcopy(made.model) for _ in range(times)]
 
         def ours():
             made.model.load_state_dict(start)
             students.train(made, rows, recipe, quiet=True)
 
         def theirs(**settings):
-            copied = trained["theirs"] = copy.deepcopy(made.model)          # the Trainer wraps a model once, as bf16 or not
-            copied.load_state_dict(start)
-            trainer(copied, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, copied),
-                    num_train_epochs=1, learning_rate=recipe.lr, **settings)
-        for title, settings in (("Seq2SeqTrainer's defaults", {}), ("its best settings", best)):
-            if compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats):
-                print_losses(made, others, trained["theirs"])
+            copied = copies.pop()
+            trainer(copied, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, copied), learning_rate=recipe.lr,
+                    **{"num_train_epochs": 1, **settings})
+        for title, settings in (("Seq2SeqTrainer's defaults", {}), ("batches of similar length", sorted_by_length),
+                                ("batches of similar length and bf16", {**sorted_by_length, "bf16": True})):
+            copy_start(args.repeats + 1)
+            compare(f"train, {name}, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats, count=len(rows))
             if name == "tiny" and FORKS:
+                copy_start(2 * args.repeats + 2)
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
-                        lambda: (theirs(**settings), theirs(**settings)), args.repeats)
+                        lambda: (theirs(**settings), theirs(**settings)), args.repeats, count=2 * len(rows))
+        loss = partial(loss_of_others, made, [made.encode_example(x.input, x.output) for x in others])
+        for seed in range(3):
+            copy_start(1)
+            compare_curves(f"{name}, seed {seed}", loss, copies[0],
+                           lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), seed, quiet=True, on_epoch=note),
+                           lambda **settings: theirs(seed=seed, **settings), len(rows))
     if args.llm:
         bench_train_causal(args, rows[:len(rows) // 4], others[:16], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
 
+def loss_of_others(made, encoded, model=None):
+    """The mean loss of sentences that nobody is trained on, by the student or, in its place, by `model`."""
+    kept, model = made.model, model or made.model
+    own = {name: weight.clone() for name, weight in kept.state_dict().items()}
+    training = kept.training
+    kept.load_state_dict(model.state_dict())
+    kept.eval()
+    with torch.no_grad():
+        found = made.loss(encoded).item()
+    kept.load_state_dict(own)
+    kept.train(training)
+    return found
+
+
+def compare_curves(title, loss, copied, ours, theirs, n, epochs=4):
+    """Print the loss of other sentences after each epoch: ours, and the Trainer's in `copied`, with the same schedule."""
+    from transformers import TrainerCallback
+    if ONLY not in f"curve, {title}":
+        return
+    found = [], []
+
+    class Note(TrainerCallback):
+        def on_epoch_end(self, *_, **__):
+            found[1].append(loss(copied))
+    ours(epochs, lambda _: found[0].append(loss()))
+    theirs(num_train_epochs=epochs, warmup_steps=max(1, epochs * -(-n // 8) // 20), callbacks=[Note()])
+    curves = ["  ".join(f"{x:.3f}" for x in curve) for curve in found]
+    print(f"curve, {title}, loss of other sentences after each epoch: ours {curves[0]}, the Trainer's {curves[1]}", flush=True)
+
+
 def bench_train_causal(args, rows, others, task, recipe):
-    """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights."""
+    """A decoder-only student against the Trainer with the model's own loss: its whole vocabulary, all weights; then without the
+    embeddings, as ours."""
     made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
     encoded = [made.encode_example(x.input, x.output) for x in rows]
@@ -221,19 +255,30 @@ def bench_train_causal(args, rows, others, task, recipe):
         made.model.load_state_dict(start)
         students.train(made, rows, recipe, quiet=True)
 
-    copied = copy.deepcopy(made.model).requires_grad_(True)
+    copied = copy.deepcopy(made.model)
 
-    def theirs():
+    def collate(batch):
+        ids = [source + target for source, target in batch]
+        labels = [[-100] * len(source) + target for source, target in batch]
+        return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
+                "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
+
+    def theirs(all_weights, **settings):
         copied.load_state_dict(start)
+        copied.requires_grad_(True)
+        for embeddings in (copied.get_input_embeddings(), copied.get_output_embeddings()):
+            embeddings.requires_grad_(all_weights)
+        trainer(copied, encoded, 8, collate, learning_rate=recipe.lr, **{"num_train_epochs": 1, **settings})
+    for title, all_weights in (("Trainer's defaults", True), ("the Trainer, embeddings staying as they are", False)):
+        compare(f"train, the LLM, {len(rows)} examples, {title}", ours, lambda: theirs(all_weights), args.repeats, count=len(rows))
 
-        def collate(batch):
-            ids = [source + target for source, target in batch]
-            labels = [[-100] * len(source) + target for source, target in batch]
-            return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
-                    "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
-        trainer(copied, encoded, 8, collate, num_train_epochs=1, learning_rate=recipe.lr)
-    if compare(f"train, {args.llm}, {len(rows)} examples, Trainer's defaults", ours, theirs, args.repeats):
-        print_losses(made, others, copied)
+    def loss(model=None):
+        model = model or made.model
+        with torch.no_grad():
+            return model(**collate([made.encode_example(x.input, x.output) for x in others]), use_cache=False).loss.item()
+    made.model.load_state_dict(start)
+    compare_curves("the LLM", loss, copied, lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), quiet=True, on_epoch=note),
+                   lambda **settings: theirs(False, **settings), len(rows))
 
 
 def constrained(cursors, end, rows_before):
@@ -260,6 +305,7 @@ def generate(made, inputs, batch_size, ordered=False, constrain=True):
     """The labels of `inputs` by model.generate. Without the constraint an answer is read and mended; unreadable ones become
     the fallback."""
     task = made.task
+    made.model.eval()                                                   # the Trainer leaves dropout on
     order, found = list(range(len(inputs))), {}
     if ordered:
         order.sort(key=lambda i: -len(inputs[i].split()))
@@ -294,7 +340,7 @@ def bench_decode(args):
     for batch_size, ordered, constrain in ((8, False, False), (8, False, True), (64, True, False), (64, True, True)):
         how = f"batches of {batch_size}" + ", sorted" * ordered + ", constrained" * constrain
         compare(f"decode, {len(inputs)} sentences, generate in {how}", ours,
-                lambda: generate(made, inputs, batch_size, ordered, constrain), args.repeats)
+                lambda: generate(made, inputs, batch_size, ordered, constrain), args.repeats, count=len(inputs))
     with fp32():
         same = sum(a == b for a, b in zip(ours(), generate(made, inputs, 64, True)))
     print(f"    in fp32, constrained, the same outputs: {same} of {len(inputs)}")
@@ -334,7 +380,7 @@ def bench_teacher(args):
             outputs["theirs"] += [cursor.result()[0] for cursor in cursors]
 
     with fp32():
-        measured = compare(f"teacher, {len(inputs)} sentences, generate in batches of 8", ours, generate, args.repeats)
+        measured = compare(f"teacher, {len(inputs)} sentences, generate in batches of 8", ours, generate, args.repeats, count=len(inputs))
     if measured:
         print(f"    the same outputs: {sum(a == b for a, b in zip(outputs['ours'], outputs['theirs']))} of {len(inputs)}")
 
@@ -357,94 +403,229 @@ def column_by_column(self, new, feed=t5.T5Decoder.feed):
     return logits_of
 
 
-def token_by_token(self, rows, positions, tokens, feed=decoding.PackedDecoder.feed):
-    """Forced tokens go to the model one by one; only what a row begins with, its prompt, goes at once."""
-    begins, passes = {}, defaultdict(list)
-    for n, (row, position) in enumerate(zip(rows, positions)):
-        begin = begins.setdefault(row, position)
-        passes[begin and position - begin].append(n)
+def one_token_a_pass(self, cursors, prompts, end, admit=256):
+    """PackedDecoder.run, but forced tokens go to the model one by one; only prompts go at once."""
+    yield from (n for n, cursor in enumerate(cursors) if cursor.done)
+    waiting, active, length = [n for n, cursor in enumerate(cursors) if not cursor.done][::-1], {}, {}
+    while waiting or active:
+        fresh, rows, positions, tokens, last = 0, [], [], [], []
+        for row in range(self.rows):
+            if row not in active and waiting and (not fresh or fresh + len(prompts[waiting[-1]]) <= admit):
+                active[row], length[row] = waiting.pop(), 0
+                fresh += len(prompts[active[row]])
+        for row, n in active.items():
+            new = [cursors[n].queue.pop(0)] if length[row] else list(prompts[n])
+            rows += [row] * len(new)
+            positions += range(length[row], length[row] + len(new))
+            tokens += new
+            last.append(len(tokens) - 1)
+            length[row] += len(new)
+        hidden = self.feed(rows, positions, tokens)[last]
+        asked = {k: n for k, n in enumerate(active.values()) if not cursors[n].queue}
+        if asked:
+            decoding.choose_greedily([cursors[n] for n in asked.values()], self.logits_of(hidden[list(asked)]), end)
+        for row in [row for row, n in active.items() if cursors[n].done]:
+            yield active.pop(row)
+
+
+def each_row_padded(self, rows, positions, tokens, feed=decoding.PackedDecoder.feed):
+    """Prompts in one batch, what goes on in another, and in each every row gets as many tokens as the longest has. The added ones
+    stand behind a row's own, where what comes next replaces them."""
+    rows, positions = list(rows), list(positions)
     states = torch.zeros(len(tokens), self.model.config.hidden_size)
-    for _, which in sorted(passes.items()):
-        states[which] = feed(self, *([column[n] for n in which] for column in (list(rows), list(positions), tokens)))
+    begins = dict(zip(rows[::-1], positions[::-1]))                     # each row's first position
+    for new in (True, False):
+        which = [n for n, row in enumerate(rows) if (begins[row] == 0) == new]
+        columns = [[column[n] for n in which] for column in (rows, positions, tokens)]
+        ends, count = dict(zip(*columns[:2])), Counter(columns[0])
+        for row in count:
+            for more in range(1, 1 + max(count.values()) - count[row]):
+                for column, added in zip(columns, (row, ends[row] + more, 0)):
+                    column.append(added)
+        if which:
+            states[which] = feed(self, *columns)[:len(which)]
     return states
+
+
+class Apart(tuple):
+    """Three products, as if they were one that is then cut into three."""
+    def chunk(self, *_):
+        return self
+
+
+def linear_apart(x, weight, linear=torch.nn.functional.linear):
+    return Apart(linear(x, part) for part in weight) if isinstance(weight, Apart) else linear(x, weight)
+
+
+def prepare_apart(self, *args, prepare=t5.T5.prepare, **more):
+    """Queries, keys and values of a layer each have a matrix."""
+    prepare(self, *args, **more)
+    for stack in ("encoder", "decoder"):
+        parts = [self.stacks[f"{stack}.layer.0.SelfAttention.{x}"].to(self.dtype) for x in "qkv"]
+        self.w[f"{stack}.qkv"] = [Apart(layer) for layer in zip(*parts)]
+    return self
+
+
+@contextmanager
+def three_products():
+    with patch.object(t5, "linear", linear_apart), patch.object(t5.T5, "prepare", prepare_apart):
+        yield
+
+
+def copied_memory(self, layer, keys, values):
+    """A cache that is copied for every new token."""
+    if self.own is not None:
+        keys, values = self.own[layer] = tuple(torch.cat([kept[:, :, :self.held], new], 2) for kept, new in zip(self.own[layer], (keys, values)))
+    return keys, values
+
+
+def plain_adamw(*weights, adamw=torch.optim.AdamW, **settings):
+    return adamw(*weights, **settings | {"fused": False})
+
+
+def mebibytes(make):
+    """What `make()` leaves in memory."""
+    tracemalloc.start()
+    kept = make()
+    found = tracemalloc.get_traced_memory()[0] / 2 ** 20
+    tracemalloc.stop()
+    del kept
+    return found
+
+
+def without(where, name, plain):
+    """A context in which a technique is switched off."""
+    return partial(patch.object, where, name, plain)
 
 
 def bench_techniques(args):
     """What each technique buys alone: the work with it, and with the plain way in its place."""
     rows, task = gold(512)
-    tiny = students.make_student("tiny", task, [x.input for x in rows])
-    students.train(tiny, rows[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
-    inputs = [x.input for x in rows[256:]]
-    without_pointer = fresh(students.tiny_t5, rows, task)               # as transformers' T5 has none
-    label_each = students.Seq2SeqStudent.label_each
-
-    def train_tiny(made=tiny):
-        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
-
-    def label_tiny(made=tiny):
-        students.label(made, inputs, quiet=True)
-
-    def without(where, name, plain):
-        return partial(patch.object, where, name, plain)
-    fast = decoding.fast_bf16(CPU)
-    bf16, otherwise = "bf16, not fp32" if fast else "fp32, not bf16", without(decoding, "fast_bf16", lambda device: not fast)
-    cases = [("tiny trains: T5 in few operations", partial(train_tiny, without_pointer), without(without_pointer, "t5", None)),
-             ("tiny trains: batches of similar length", train_tiny, without(students, "length_bucketed_batches", random_batches)),
-             ("tiny trains: a random number for eight elements", train_tiny,
-              without(t5.T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
-             (f"tiny trains: {bf16}", train_tiny, otherwise),
-             ("tiny labels: T5 in few operations", partial(label_tiny, without_pointer), without(without_pointer, "t5", None)),
-             ("tiny labels: batches of 256", label_tiny,
-              without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
-             ("tiny labels: only the candidates' logits", label_tiny, without(t5, "candidate_logits", all_logits)),
-             ("tiny labels: forced tokens at once", label_tiny, without(t5.T5Decoder, "feed", column_by_column)),
-             ("tiny labels: finished sentences leave", label_tiny, without(students, "STAY", 0)),
-             (f"tiny labels: {bf16}", label_tiny, otherwise)]
-    if args.llm:
-        llm = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
-        embeddings = llm.model.get_input_embeddings(), llm.model.get_output_embeddings()
-
-        def train_llm():
-            students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)
-
-        def label_llm(rows=128):
-            with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows)):
-                students.label(llm, inputs[:64], quiet=True)
-
-        def loss_over_all_tokens(batch):
-            rows = [source + target for source, target in batch]
-            labels = [[-100] * len(source) + target for source, target in batch]
-            return llm.model(input_ids=padded(rows, 0, CPU), labels=padded(labels, -100, CPU), use_cache=False).loss
-
-        @contextmanager
-        def all_weights():
-            llm.model.requires_grad_(True)
-            yield
-            for part in embeddings:
-                part.requires_grad_(False)
-        cases += [(f"the LLM trains: {bf16}", train_llm, otherwise),
-                  ("the LLM trains: logits where targets stand, of the tokens that they hold", train_llm, without(llm, "_loss", loss_over_all_tokens)),
-                  ("the LLM trains: embeddings stay", train_llm, all_weights),
-                  ("the LLM labels: weights converted once", label_llm, without(teachers, "converted_once", lambda model: nullcontext())),
-                  ("the LLM labels: only the candidates' logits", label_llm, without(decoding, "candidate_logits", all_logits)),
-                  ("the LLM labels: forced tokens at once", label_llm, without(decoding.PackedDecoder, "feed", token_by_token)),
-                  ("the LLM labels: 16 at a time, a finished one makes room", partial(label_llm, 16), without(teachers, "PREPARED", 16)),
-                  (f"the LLM labels: {bf16}", label_llm, otherwise)]
+    cases = techniques_of_tiny(rows, task) + (techniques_of_an_llm(args.llm, rows, task) if args.llm else [])
     for title, work, switched_off in cases:
         def plainly():
             with switched_off():
                 work()
         compare(title, work, plainly, args.repeats)
-    if args.llm:
-        compare("the LLM labels: 128 sentences at a time, not 8", label_llm, partial(label_llm, 8), args.repeats)
+
+
+def bf16_or_not():
+    """(title, what switches it off)"""
+    fast = decoding.fast_bf16(CPU)
+    return "bf16, not fp32" if fast else "fp32, not bf16", without(decoding, "fast_bf16", lambda device: not fast)
+
+
+def techniques_of_tiny(rows, task):
+    """[(title, the work, a context in which the technique is switched off)]"""
+    tiny = students.make_student("tiny", task, [x.input for x in rows])
+    without_pointer = fresh(students.tiny_t5, rows, task)               # as transformers' T5 has none
+    slots = make_task({"task": "slots", "tags": ["O", "B-long"]})       # made up: what matters is how many tokens are forced
+    tags = [Example(x.input, " ".join("B-long" if len(word) > 8 else "O" for word in split_words(x.input))) for x in rows]
+    tagger = students.make_student("tiny", slots, [x.input for x in rows])
+    for made, examples in ((tiny, rows), (without_pointer, rows), (tagger, tags)):
+        students.train(made, examples[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
+    inputs, label_each = [x.input for x in rows[256:]], students.Seq2SeqStudent.label_each
+
+    def train(made=tiny):
+        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
+
+    def train_alone(made=tiny):
+        """With one thread, as mckd.py's students A and B."""
+        torch.set_num_threads(1)
+        train(made)
+        torch.set_num_threads(mckd.THREADS)
+
+    def label(made=tiny):
+        students.label(made, inputs, quiet=True)
+
+    def arrays_or_lists():
+        encoded = [tiny.encode_example(x.input, x.output) for x in rows]
+        arrays = mebibytes(lambda: TokenArrays((encoded[i % len(rows)] for i in range(100_000)), len(tiny.tokenizer)))
+        lists = mebibytes(lambda: [tuple(map(list, encoded[i % len(rows)])) for i in range(100_000)])
+        print(f"tiny trains: token arrays: {arrays:.0f} MiB for 100,000 examples, lists {lists:.0f}")
+    if ONLY in "tiny trains: token arrays":
+        arrays_or_lists()
+    bf16, otherwise = bf16_or_not()
+    cases = [("tiny trains: T5 in few operations", partial(train_alone, without_pointer), without(without_pointer, "t5", None)),
+             ("tiny trains: one product for queries, keys and values", train_alone, three_products),
+             ("tiny trains: a random number for eight elements", train_alone,
+              without(t5.T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
+             ("tiny trains: batches of similar length", train_alone, without(students, "length_bucketed_batches", random_batches)),
+             (f"tiny trains: {bf16}", train_alone, otherwise),
+             ("tiny labels: T5 in few operations", partial(label, without_pointer), without(without_pointer, "t5", None)),
+             ("tiny labels: one product for queries, keys and values", label, three_products),
+             ("tiny labels: a cache that grows by doubling", label, without(t5.Memory, "extended", copied_memory)),
+             ("tiny labels: batches of 256, not of 8", label,
+              without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
+             ("tiny labels: finished sentences leave", label, without(students, "STAY", 0)),
+             ("tiny labels: forced tokens at once", label, without(t5.T5Decoder, "feed", column_by_column)),
+             ("tiny labels slots: forced tokens at once", partial(label, tagger), without(t5.T5Decoder, "feed", column_by_column)),
+             ("tiny labels: only the candidates' logits", label, without(t5, "candidate_logits", all_logits)),
+             (f"tiny labels: {bf16}", label, otherwise)]
     if FORKS:
-        compare("two tiny train: at the same time", lambda: at_the_same_time(train_tiny, train_tiny), lambda: (train_tiny(), train_tiny()),
-                args.repeats)
+        cases.append(("two tiny train: at the same time", lambda: at_the_same_time(train, train),
+                      without(sys.modules[__name__], "at_the_same_time", lambda *works: [work() for work in works])))
+    return cases
+
+
+def techniques_of_an_llm(spec, rows, task):
+    """The same for a causal LM as a student, and, in the last case, as a prompted teacher."""
+    llm = students.CausalStudent(*load_causal_lm(spec), task, CPU)
+    students.train(llm, rows[:64], replace(students.RECIPES["causal"], min_steps=0, batch_size=8), quiet=True)
+    embeddings = llm.model.get_input_embeddings(), llm.model.get_output_embeddings()
+    inputs = [x.input for x in rows[256:]]
+
+    def train():
+        students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)
+
+    at_once = {"rows": 64}
+
+    def label(rows=None):
+        with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows or at_once["rows"])):
+            students.label(llm, inputs[:64], quiet=True)
+
+    def loss_over_all_tokens(batch):
+        rows = [source + target for source, target in batch]
+        labels = [[-100] * len(source) + target for source, target in batch]
+        return llm.model(input_ids=padded(rows, 0, CPU), labels=padded(labels, -100, CPU), use_cache=False).loss
+
+    @contextmanager
+    def all_weights():
+        llm.model.requires_grad_(True)
+        yield
+        for part in embeddings:
+            part.requires_grad_(False)
+    prompt = llm.begin + llm.tokenizer(teachers.few_shot_prompt(task, rows[:teachers.DEMONSTRATIONS]), add_special_tokens=False).input_ids
+
+    def read_prompt():
+        return decoding.PackedDecoder(llm.model, prompt=prompt)
+
+    @contextmanager
+    def seven_more_readings():
+        for _ in range(7):
+            read_prompt()
+        yield
+
+    def label_prompted():
+        assert len(list(teachers.label_with_causal_lm(read_prompt(), task, inputs[:8], llm.encode))) == 8
+    bf16, otherwise = bf16_or_not()
+    return [("the LLM trains: logits where targets stand, of the tokens that they hold", train, without(llm, "_loss", loss_over_all_tokens)),
+            ("the LLM trains: embeddings stay", train, all_weights),
+            ("the LLM trains: AdamW in one fused operation", train, without(torch.optim, "AdamW", plain_adamw)),
+            (f"the LLM trains: {bf16}", train, otherwise),
+            ("the LLM labels: 64 sentences at a time, not 8", label, partial(patch.dict, at_once, rows=8)),
+            ("the LLM labels: packed, not padded", label, without(decoding.PackedDecoder, "feed", each_row_padded)),
+            ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
+            ("the LLM labels: forced tokens at once", label, without(decoding.PackedDecoder, "run", one_token_a_pass)),
+            ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
+            ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),
+            (f"the LLM labels: {bf16}", label, otherwise),
+            (f"the prompted LLM labels 8 sentences: its prompt of {len(prompt):,} tokens read once, not for each", label_prompted, seven_more_readings)]
 
 
 def bench_pipeline(args):
     with bundled_sample() as folder:
-        pipeline(args, mckd.Settings(data=folder, unlabeled=args.n, quiet=True))
+        pipeline(args, mckd.Settings(data=folder, unlabeled=args.n, device="cpu", quiet=True))
 
 
 def pipeline(args, settings):
@@ -468,7 +649,7 @@ def pipeline(args, settings):
             encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
             optimizer = torch.optim.Adafactor(made.model.parameters(), lr=lr)
             trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer, made.model),
-                    (optimizer, None), num_train_epochs=times)
+                    (optimizer, None), num_train_epochs=times, warmup_steps=max(1, times * -(-len(rows) // recipe.batch_size) // 20))
         return dict(zip(inputs, generate(made, inputs, 8, constrain=False)))
 
     def theirs():
@@ -483,7 +664,7 @@ def pipeline(args, settings):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Everything but the model. Students are made up: they learn nothing, and what they answer depends on the sentence alone.
+# Everything but the model's forward passes. Students learn nothing, and what they answer depends on the sentence alone.
 
 @cache
 def shapes():
@@ -527,13 +708,15 @@ def peak_memory():
 def three_stages(folder):
     """(seconds, MiB) of a run of mckd.py in this process, beyond what it has taken before."""
     def train(student, examples, *_):
-        encoded = TokenArrays(((range(20), range(40)) for _ in examples), 4000)                    # what training holds
-        length_bucketed_batches([len(source) + len(target) for source, target in encoded], 8, random.Random(0))
+        encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
+        lengths = [len(source) + len(target) for source, target in encoded]
+        length_bucketed_batches(lengths, 8, random.Random(0))
 
-    def label(student, inputs, *_):
-        return [Label(x, bracketed(x), -1 / n) for n, x in enumerate(inputs, 1)]
-    mckd.make_student = lambda *_: SimpleNamespace(kind="tiny")
-    mckd.train, mckd.label, mckd.save_student = train, label, lambda student, folder: folder.mkdir()
+    def label_each(student, inputs):
+        lengths = [len(student.encode_input(x)) for x in inputs]
+        for i in sorted(range(len(inputs)), key=lambda i: -lengths[i]):
+            yield i, Label(inputs[i], bracketed(inputs[i]), -1 / (i + 1))
+    mckd.train, students.Seq2SeqStudent.label_each, parallel.FORKS = train, label_each, False      # all in one process, to be counted
     os.chdir(folder)
     shapes()
     before, began = peak_memory(), time.perf_counter()
