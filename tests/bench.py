@@ -62,13 +62,14 @@ def compare(title, ours, theirs, repeats, warm_up=True, count=None):
     if warm_up:
         ours(), theirs()
     turns = []
-    for _ in range(repeats):
+    for turn in range(repeats):
         times = []
         for work in (ours, theirs):
             began = time.perf_counter()
             work()
             times.append(time.perf_counter() - began)
         turns.append(times)
+        print(f"    turn {turn + 1} of {repeats}: {times[0]:.2f} and {times[1]:.2f} seconds", file=sys.stderr, flush=True)
     ratios = sorted(their / our for our, their in turns)
     seconds = [statistics.median(column) for column in zip(*turns)]
     print(f"{title}: {statistics.median(ratios):.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f}); "

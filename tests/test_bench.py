@@ -46,9 +46,7 @@ def test_a_causal_lm_writes_the_same_the_plain_way(fp32, task, bpe_tokenizer, wh
 
 @pytest.mark.parametrize("arguments, told", [
     (["score", "--n", "40"], "score, 40 trees"), (["scale", "--n", "300"], "scale, three stages of 300 sentences"),
-    (["techniques", "--only", "doubling"], "tiny labels: a cache that grows by doubling"),
-    (["techniques", "--only", "token arrays"], "tiny trains: token arrays")],
-    ids=["score", "scale", "techniques", "memory"])
+    (["techniques", "--only", "doubling"], "tiny labels: a cache that grows by doubling")], ids=["score", "scale", "techniques"])
 def test_parts_run(arguments, told):
     if arguments[0] == "score":
         pytest.importorskip("nltk")
