@@ -187,10 +187,10 @@ class T5Decoder:
         self.tokens = torch.zeros(len(mask), 0, dtype=torch.long, device=mask.device)
 
     def feed(self, new):
-        """Feed every row its new tokens, equally many; returns a function of rows (n) and candidates (n, K): their logits."""
-        tokens = torch.tensor(new, device=self.mask.device)
+        """Feed every row its new token; returns a function of rows (n) and candidates (n, K): their logits."""
+        tokens = torch.tensor(new, device=self.mask.device)[:, None]
         self.tokens = torch.cat([self.tokens, tokens], 1)
-        copied = self.student.is_word(self.tokens).cumsum(1)[:, -tokens.shape[1]:]
+        copied = self.student.is_word(self.tokens).cumsum(1)[:, -1:]
         states = self.t5.decode(self.student.fed(tokens, copied, self.read, self.mask), self.memory)
         return lambda rows, ids: candidate_logits(states[rows, -1], self.t5.output_matrix, ids)
 

@@ -397,13 +397,6 @@ def all_logits(states, output_matrix, ids, cap=None):
     return (states.float() @ output_matrix.float().T).gather(1, ids)
 
 
-def column_by_column(self, new, feed=t5.T5Decoder.feed):
-    """Forced tokens go to the model one by one."""
-    for column in zip(*new):
-        logits_of = feed(self, [[token] for token in column])
-    return logits_of
-
-
 def one_token_a_pass(self, cursors, prompts, end, admit=256):
     """PackedDecoder.run, but forced tokens go to the model one by one; only prompts go at once."""
     yield from (n for n, cursor in enumerate(cursors) if cursor.done)
@@ -520,11 +513,8 @@ def techniques_of_tiny(rows, task):
     """[(title, the work, a context in which the technique is switched off)]"""
     tiny = students.make_student("tiny", task, [x.input for x in rows])
     without_pointer = fresh(students.tiny_t5, rows, task)               # as transformers' T5 has none
-    slots = make_task({"task": "slots", "tags": ["O", "B-long"]})       # made up: what matters is how many tokens are forced
-    tags = [Example(x.input, " ".join("B-long" if len(word) > 8 else "O" for word in split_words(x.input))) for x in rows]
-    tagger = students.make_student("tiny", slots, [x.input for x in rows])
-    for made, examples in ((tiny, rows), (without_pointer, rows), (tagger, tags)):
-        students.train(made, examples[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
+    for made in (tiny, without_pointer):
+        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
     inputs, label_each = [x.input for x in rows[256:]], students.Seq2SeqStudent.label_each
 
     def train(made=tiny):
@@ -559,8 +549,6 @@ def techniques_of_tiny(rows, task):
              ("tiny labels: batches of 256, not of 8", label,
               without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
              ("tiny labels: finished sentences leave", label, without(students, "STAY", 0)),
-             ("tiny labels: forced tokens at once", label, without(t5.T5Decoder, "feed", column_by_column)),
-             ("tiny labels slots: forced tokens at once", partial(label, tagger), without(t5.T5Decoder, "feed", column_by_column)),
              ("tiny labels: only the candidates' logits", label, without(t5, "candidate_logits", all_logits)),
              (f"tiny labels: {bf16}", label, otherwise)]
     if FORKS:
