@@ -82,8 +82,8 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
     torch.manual_seed(seed)
     kind = student_kind(spec)
     if kind == "tiny":
-        if len(texts) > 100_000:                            # of a large pool, a part tells as much about words
-            texts = random.Random(0).sample(texts, 100_000)
+        if len(texts) > 50_000:                             # of a large pool, a part tells as much about words, in less memory
+            texts = random.Random(0).sample(texts, 50_000)
         tokenizer = train_tokenizer([" ".join(task.copied(text)) for text in texts], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if kind == "causal":
