@@ -214,7 +214,7 @@ class AnyDecoder:
 class PackedDecoder:
     """Greedy decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
 
-    Three techniques, each of which buys its part:
+    Three techniques:
     - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
       the time goes, see only real tokens. A prompt of 40 tokens, three forced tokens of a long word, and a single bracket
       go through the model in the same pass.

@@ -8,7 +8,7 @@
     python tests/bench.py pipeline                       # 3-stage MCKD against Seq2SeqTrainer and model.generate
     python tests/bench.py scale                          # against itself: a run without a model, from 1,000 to 1,000,000 sentences
 
-After a warm-up of both, they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
+After a warm-up of both (not in pipeline), they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
 `scale` prints seconds and peak memory instead.
 """
 import argparse
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
@@ -656,7 +656,7 @@ def pipeline(args, settings):
 
 
 # ----------------------------------------------------------------------------------------------------
-# Everything but the model's forward passes. Students learn nothing, and what they answer depends on the sentence alone.
+# Everything but training steps and decoding. Students learn nothing, and what they answer depends on the sentence alone.
 
 @cache
 def shapes():
