@@ -6,7 +6,7 @@
     python tests/bench.py teacher --llm gguf:FILE        # against model.generate with the whole prompt in every sequence
     python tests/bench.py techniques [--llm gguf:FILE]   # against itself: every technique switched off
     python tests/bench.py pipeline                       # 3-stage MCKD against Seq2SeqTrainer and model.generate
-    python tests/bench.py scale                          # against itself: a run without a model, from 1,000 to 1,000,000 sentences
+    python tests/bench.py scale                          # a run without training steps and decoding, of 1,000 to 1,000,000 sentences
 
 After a warm-up of both (not in pipeline), they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
 `scale` prints seconds and peak memory instead.
@@ -205,41 +205,40 @@ def bench_train(args):
                 copy_start(2 * args.repeats + 2)
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats, count=2 * len(rows))
-        loss = partial(loss_of_others, made, [made.encode_example(x.input, x.output) for x in others])
+        unseen = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in others]
         for seed in range(3):
             copy_start(1)
-            compare_curves(f"{name}, seed {seed}", loss, copies[0],
+            compare_curves(f"{name}, seed {seed}", DataCollatorForSeq2Seq(made.tokenizer, made.model)(unseen), made.model, copies[0],
                            lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), seed, quiet=True, on_epoch=note),
                            lambda **settings: theirs(seed=seed, **settings), len(rows))
     if args.llm:
         bench_train_causal(args, rows[:len(rows) // 4], others[:16], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
 
-def loss_of_others(made, encoded, model=None):
-    """The mean loss of sentences that nobody is trained on, by the student or, in its place, by `model`."""
-    kept, model = made.model, model or made.model
-    own = {name: weight.clone() for name, weight in kept.state_dict().items()}
-    training = kept.training
-    kept.load_state_dict(model.state_dict())
-    kept.eval()
-    with torch.no_grad():
-        found = made.loss(encoded).item()
-    kept.load_state_dict(own)
-    kept.train(training)
-    return found
+def causal_batch(batch):
+    """(source, target) pairs of token ids as a causal LM of transformers takes them, with its loss over the targets."""
+    ids = [source + target for source, target in batch]
+    labels = [[-100] * len(source) + target for source, target in batch]
+    return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU), "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
 
 
-def compare_curves(title, loss, copied, ours, theirs, n, epochs=4):
-    """Print the loss of other sentences after each epoch: ours, and the Trainer's in `copied`, with the same schedule."""
+def compare_curves(title, unseen, model, copied, ours, theirs, n, epochs=4):
+    """Print the loss of a batch of `unseen` sentences after each epoch: our `model`'s, and the Trainer's `copied` one's. The schedule is
+    the same, but that the Trainer's first step has learning rate 0."""
     from transformers import TrainerCallback
     if ONLY not in f"curve, {title}":
         return
     found = [], []
 
+    def note(model, curve):
+        model.eval()
+        with torch.no_grad():
+            curve.append(model(**unseen).loss.item())
+
     class Note(TrainerCallback):
         def on_epoch_end(self, *_, **__):
-            found[1].append(loss(copied))
-    ours(epochs, lambda _: found[0].append(loss()))
+            note(copied, found[1])
+    ours(epochs, lambda _: note(model, found[0]))
     theirs(num_train_epochs=epochs, warmup_steps=max(1, epochs * -(-n // 8) // 20), callbacks=[Note()])
     curves = ["  ".join(f"{x:.3f}" for x in curve) for curve in found]
     print(f"curve, {title}, loss of other sentences after each epoch: ours {curves[0]}, the Trainer's {curves[1]}", flush=True)
@@ -250,6 +249,8 @@ def bench_train_causal(args, rows, others, task, recipe):
     embeddings, as ours."""
     made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
+    unseen = causal_batch([made.encode_example(x.input, x.output) for x in others])
+    made.vocabulary.clear()                                             # its targets' tokens alone: not those of the unseen
     encoded = [made.encode_example(x.input, x.output) for x in rows]
 
     def ours():
@@ -258,27 +259,17 @@ def bench_train_causal(args, rows, others, task, recipe):
 
     copied = copy.deepcopy(made.model)
 
-    def collate(batch):
-        ids = [source + target for source, target in batch]
-        labels = [[-100] * len(source) + target for source, target in batch]
-        return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU),
-                "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
-
     def theirs(all_weights, **settings):
         copied.load_state_dict(start)
         copied.requires_grad_(True)
         for embeddings in (copied.get_input_embeddings(), copied.get_output_embeddings()):
             embeddings.requires_grad_(all_weights)
-        trainer(copied, encoded, 8, collate, learning_rate=recipe.lr, **{"num_train_epochs": 1, **settings})
+        trainer(copied, encoded, 8, causal_batch, learning_rate=recipe.lr, **{"num_train_epochs": 1, **settings})
     for title, all_weights in (("Trainer's defaults", True), ("the Trainer, embeddings staying as they are", False)):
         compare(f"train, the LLM, {len(rows)} examples, {title}", ours, lambda: theirs(all_weights), args.repeats, count=len(rows))
 
-    def loss(model=None):
-        model = model or made.model
-        with torch.no_grad():
-            return model(**collate([made.encode_example(x.input, x.output) for x in others]), use_cache=False).loss.item()
     made.model.load_state_dict(start)
-    compare_curves("the LLM", loss, copied, lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), quiet=True, on_epoch=note),
+    compare_curves("the LLM", unseen, made.model, copied, lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), quiet=True, on_epoch=note),
                    lambda **settings: theirs(False, **settings), len(rows))
 
 
@@ -394,32 +385,31 @@ def random_batches(lengths, size, shuffle):
 
 
 def all_logits(states, output_matrix, ids, cap=None):
-    return (states.float() @ output_matrix.float().T).gather(1, ids)
+    found = (states.float() @ output_matrix.float().T).gather(1, ids)
+    return torch.tanh(found / cap) * cap if cap else found
 
 
-def one_token_a_pass(self, cursors, prompts, end, admit=256):
-    """PackedDecoder.run, but forced tokens go to the model one by one; only prompts go at once."""
-    yield from (n for n, cursor in enumerate(cursors) if cursor.done)
-    waiting, active, length = [n for n, cursor in enumerate(cursors) if not cursor.done][::-1], {}, {}
-    while waiting or active:
-        fresh, rows, positions, tokens, last = 0, [], [], [], []
-        for row in range(self.rows):
-            if row not in active and waiting and (not fresh or fresh + len(prompts[waiting[-1]]) <= admit):
-                active[row], length[row] = waiting.pop(), 0
-                fresh += len(prompts[active[row]])
-        for row, n in active.items():
-            new = [cursors[n].queue.pop(0)] if length[row] else list(prompts[n])
-            rows += [row] * len(new)
-            positions += range(length[row], length[row] + len(new))
-            tokens += new
-            last.append(len(tokens) - 1)
-            length[row] += len(new)
-        hidden = self.feed(rows, positions, tokens)[last]
-        asked = {k: n for k, n in enumerate(active.values()) if not cursors[n].queue}
-        if asked:
-            decoding.choose_greedily([cursors[n] for n in asked.values()], self.logits_of(hidden[list(asked)]), end)
-        for row in [row for row, n in active.items() if cursors[n].done]:
-            yield active.pop(row)
+class OneByOne:
+    """A cursor whose forced tokens are choices with one option, so that they go to the model one by one."""
+
+    def __init__(self, cursor):
+        self.cursor, self.queue, self.result = cursor, [], cursor.result
+
+    @property
+    def done(self):
+        return self.cursor.done
+
+    def options(self):
+        return self.cursor.queue[:1] or self.cursor.options()
+
+    def choose(self, token, logprob):
+        if not self.cursor.queue:
+            self.cursor.choose(token, logprob)
+        self.queue, self.cursor.queue = self.cursor.queue[:1], self.cursor.queue[1:]
+
+
+def one_by_one(*args):
+    return OneByOne(decoding.make_cursor(*args))
 
 
 def each_row_padded(self, rows, positions, tokens, feed=decoding.PackedDecoder.feed):
@@ -574,9 +564,7 @@ def techniques_of_an_llm(spec, rows, task):
             students.label(llm, inputs[:64], quiet=True)
 
     def loss_over_all_tokens(batch):
-        rows = [source + target for source, target in batch]
-        labels = [[-100] * len(source) + target for source, target in batch]
-        return llm.model(input_ids=padded(rows, 0, CPU), labels=padded(labels, -100, CPU), use_cache=False).loss
+        return llm.model(**causal_batch(batch), use_cache=False).loss
 
     @contextmanager
     def all_weights():
@@ -605,7 +593,7 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM labels: 64 sentences at a time, not 8", label, partial(patch.dict, at_once, rows=8)),
             ("the LLM labels: packed, not padded", label, without(decoding.PackedDecoder, "feed", each_row_padded)),
             ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
-            ("the LLM labels: forced tokens at once", label, without(decoding.PackedDecoder, "run", one_token_a_pass)),
+            ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
             ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
             ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),
             (f"the LLM labels: {bf16}", label, otherwise),

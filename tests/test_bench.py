@@ -9,6 +9,7 @@ import torch
 
 import bench
 import student as students
+import teacher as teachers
 from conftest import ROOT, random_sentence, tiny_llama
 from data import decoding, t5
 from data.tasks import make_task
@@ -34,8 +35,8 @@ def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
-    (decoding.PackedDecoder, "feed", bench.each_row_padded), (decoding.PackedDecoder, "run", bench.one_token_a_pass),
-    (decoding, "candidate_logits", bench.all_logits)], ids=["each_row_padded", "one_token_a_pass", "all_logits"])
+    (decoding.PackedDecoder, "feed", bench.each_row_padded), (teachers, "make_cursor", bench.one_by_one),
+    (decoding, "candidate_logits", bench.all_logits)], ids=["each_row_padded", "one_by_one", "all_logits"])
 def test_a_causal_lm_writes_the_same_the_plain_way(fp32, task, bpe_tokenizer, where, name, plain):
     made = students.CausalStudent(tiny_llama(len(bpe_tokenizer)), bpe_tokenizer, task, torch.device("cpu"))
     with patch.object(students, "PackedDecoder", lambda *a, **k: decoding.PackedDecoder(*a, rows=5, **k)):    # so that rows wait
