@@ -572,7 +572,7 @@ def techniques_of_an_llm(spec, rows, task):
         yield
         for part in embeddings:
             part.requires_grad_(False)
-    prompt = llm.begin + llm.tokenizer(teachers.few_shot_prompt(task, rows[:teachers.DEMONSTRATIONS]), add_special_tokens=False).input_ids
+    prompt = llm.begin + llm.tokenizer(teachers.few_shot_prompt(task, rows[:teachers.DEMONSTRATIONS[task.kind]]), add_special_tokens=False).input_ids
 
     def read_prompt():
         return decoding.PackedDecoder(llm.model, prompt=prompt)

@@ -2,7 +2,7 @@
 
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 
-Labels the same inputs under several prompts, each with 20 other demonstrations, and compares the labels with gold. The labels are
+Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the labels with gold. The labels are
 kept in runs/teacher, where --votes finds them.
 """
 import argparse

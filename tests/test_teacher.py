@@ -452,8 +452,15 @@ def test_free_output_ends_where_the_model_does(bpe_tokenizer, tmp_path, monkeypa
 def test_demonstrations_are_the_first_of_the_labeled_split(tmp_path):
     data = make_data(tmp_path / "data", n_labeled=30)
     made = make_teacher("hf:any", TREE, data)
-    assert made.prompt == few_shot_prompt(TREE, data.labeled[:teacher.DEMONSTRATIONS])
+    assert made.prompt == few_shot_prompt(TREE, data.labeled[:20])
     assert all(x.input not in made.prompt for x in data.unlabeled + data.test)
+
+
+def test_of_slots_fifty_stand_in_the_prompt():
+    labeled = [Example(f"fly to {i}", "O O B-city") for i in range(50)]
+    task = make_task({"task": "slots"})
+    task.learn(labeled)
+    assert make_teacher("hf:any", task, SimpleNamespace(labeled=labeled)).prompt == few_shot_prompt(task, labeled)
 
 
 def test_prompt_that_the_model_cannot_take_is_one_line(causal_folder):
