@@ -259,8 +259,9 @@ def open_run(settings):
             raise DataError(f"{data.folder}/unlabeled.jsonl: {error}") from None
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
-        members = [partial(TunedTeacher, settings.teacher.removeprefix("tuned:"), task, data, settings.seed + 1000 * k, device,
-                           settings.quiet) for k in range(settings.votes)]
+        spec = settings.teacher.removeprefix("tuned:")
+        student_kind(spec)                                              # this one too
+        members = [partial(TunedTeacher, spec, task, data, settings.seed + 1000 * k, device, settings.quiet) for k in range(settings.votes)]
         teacher = VotingTeacher(task, members, settings.quiet) if settings.votes > 1 else members[0]()
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,

@@ -476,7 +476,8 @@ def test_run_that_never_began_does_not_stand_in_the_way_of_the_next(wrong, here,
 
 
 @pytest.mark.parametrize("wrong", [
-    ["--student", "no/such-model"], ["--free"], ["--votes", 2], ["--base-url", "http://user:secret@host"], ["--teacher", "tuned:tiny", "--free"]])
+    ["--student", "no/such-model"], ["--free"], ["--votes", 2], ["--base-url", "http://user:secret@host"], ["--teacher", "tuned:tiny", "--free"],
+    ["--teacher", "tuned:no/such-model"], ["--teacher", "tuned:"]])
 def test_wrong_student_or_option_is_refused_before_anything_is_made(wrong, here, monkeypatch):
     make_folder(here / "data")
     with pytest.raises(DataError) as error:
