@@ -1,0 +1,130 @@
+"""What does a student make of other labels of the same inputs, or of the same labels in another way? Measured on valid, never on test.
+
+    python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
+
+Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant: printed is its F1
+on the valid split after the labels alone, and after the epochs on gold that follow in a run. One thread, so that several may run at once.
+"""
+import argparse
+import random
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data  # noqa: E402, F401 - before torch
+import torch  # noqa: E402
+
+import student as students  # noqa: E402
+from data.runs import Settings  # noqa: E402
+from data.splits import DataError, Example, load_data, run_command  # noqa: E402
+from data.tasks import make_task  # noqa: E402
+from metrics import agreement, score  # noqa: E402
+from student import RECIPES, label, make_student, train  # noqa: E402
+from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
+
+PROMPTS, KEPT = 5, 0.7
+
+
+class Trial:
+    """A data folder, and its inputs' labels (dicts input -> Label) under several prompts."""
+
+    def __init__(self, data, task, prompts):
+        self.data, self.task, self.prompts, self.inputs = data, task, prompts, list(prompts[0])
+        self.recipe = RECIPES["tiny"]
+
+    def student(self, seed):
+        return make_student("tiny", self.task, [x.input for x in self.data.labeled + self.data.unlabeled], seed)
+
+    def f1(self, outputs, gold):
+        return score(self.task.kind, [self.task.gold(x) for x in gold], [outputs[x.input] for x in gold], [x.input for x in gold])["f1"]
+
+    def examples(self, labels, inputs=None):
+        return [Example(x, labels[x].output) for x in inputs or self.inputs]
+
+    def best(self, key):
+        """The KEPT share of the inputs for which key(input) is highest, in their order."""
+        kept = set(sorted(self.inputs, key=lambda x: -key(x))[:int(KEPT * len(self.inputs))])
+        return [x for x in self.inputs if x in kept]
+
+    def on_which_students_agree(self, seed):
+        """The inputs whose label is most like that of a student of the other half."""
+        shuffled, others = random.Random(seed).sample(self.inputs, len(self.inputs)), {}
+        for own, other in ((shuffled[::2], shuffled[1::2]), (shuffled[1::2], shuffled[::2])):
+            taught = train(self.student(seed), self.examples(self.prompts[0], own), self.recipe, seed, quiet=True)
+            others |= {found.input: found.output for found in label(taught, other, quiet=True)}
+        return self.best(lambda x: agreement(self.task.kind, [self.prompts[0][x].output], [others[x]], [x]))
+
+    def variants(self):
+        """{name: (examples of a seed, {what is trained with otherwise})}"""
+        first, inputs, task = self.prompts[0], self.inputs, self.task
+        mixed = {x: self.prompts[random.Random(f"mix{x}").randrange(PROMPTS)][x] for x in inputs}
+        voted = {x: first[x]._replace(output=task.vote(x, [labels[x].output for labels in self.prompts])) for x in inputs}
+        copied = [Example(x, task.fallback(x)) for x in inputs]
+        found = {f"prompt {k}": (lambda seed, k=k: self.examples(self.prompts[k]), {}) for k in range(PROMPTS)}
+        return found | {
+            "of each input one prompt's": (lambda seed: self.examples(mixed), {}),
+            "voted": (lambda seed: self.examples(voted), {}),
+            "of each input all prompts', one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
+            "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
+            "prompt 0, 70% of highest score": (lambda seed: self.examples(first, self.best(lambda x: first[x].score)), {}),
+            "prompt 0, 70% where students agree": (lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
+            "prompt 0, 70% at random": (
+                lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
+            "prompt 0, gold among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
+            "prompt 0, after two epochs of copying": (lambda seed: self.examples(first), {"before": copied})}
+
+    def measure(self, examples, seed, smoothing=0.0, before=()):
+        """F1 on valid after the labels alone, and after gold."""
+        made, plain = self.student(seed), students.cross_entropy
+        with patch.object(students, "cross_entropy", lambda *given: plain(*given, label_smoothing=smoothing)):
+            if before:
+                train(made, before, replace(self.recipe, epochs=2, min_steps=0), seed, quiet=True)
+            train(made, examples, self.recipe, seed, quiet=True)
+        f1s = []
+        for gold_epochs in (0, Settings.gold_epochs):
+            if gold_epochs:
+                train(made, self.data.labeled, self.recipe.on_gold(gold_epochs), seed, quiet=True)
+            asked = list(dict.fromkeys(x.input for x in self.data.valid))
+            f1s.append(self.f1({found.input: found.output for found in label(made, asked, quiet=True)}, self.data.valid))
+        return f1s
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a data folder with a valid split; with gold in unlabeled.jsonl")
+    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL")
+    parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
+    parser.add_argument("--max-words", type=int, help="leave longer sentences out")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
+    parser.add_argument("--only", default="", help="only variants that have this in their name")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
+    task = make_task(data.config)
+    task.learn(data.labeled)
+    print(data.headline())
+    inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
+    if not data.valid or None in [x.output for x in data.unlabeled]:
+        raise DataError(f"{args.data}: expected a valid split, and gold in unlabeled.jsonl")
+    prompts = []
+    for make in make_teacher(args.teacher, task, data, votes=PROMPTS).members:
+        member = make()
+        prompts.append(read_answers(task, label_with_cache(member, inputs, cache_file(member))))
+    trial = Trial(data, task, prompts)
+    print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
+    for name, (examples, how) in trial.variants().items():
+        if args.only not in name:
+            continue
+        f1s = [trial.measure(examples(seed), seed, **how) for seed in range(args.seeds)]
+        taught = {x.input: x.output for x in examples(0)}
+        known = [x for x in data.unlabeled if x.input in taught]
+        cells = [statistics.mean(column) for column in zip(*f1s)]
+        print(f"| {name} | {trial.f1(taught, known):.1f} | {cells[0]:.1f} | {cells[1]:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
