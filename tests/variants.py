@@ -2,7 +2,7 @@
 
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
 
-Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant: printed is its F1
+Labels the inputs under five prompts (their labels are kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant: printed is its F1
 on the valid split after the labels alone, and after the epochs on gold that follow in a run. One thread, so that several may run at once.
 """
 import argparse
@@ -40,7 +40,8 @@ class Trial:
         return make_student("tiny", self.task, [x.input for x in self.data.labeled + self.data.unlabeled], seed)
 
     def f1(self, outputs, gold):
-        return score(self.task.kind, [self.task.gold(x) for x in gold], [outputs[x.input] for x in gold], [x.input for x in gold])["f1"]
+        """Of outputs against Examples with gold."""
+        return score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])["f1"]
 
     def examples(self, labels, inputs=None):
         return [Example(x, labels[x].output) for x in inputs or self.inputs]
@@ -88,8 +89,8 @@ class Trial:
         for gold_epochs in (0, Settings.gold_epochs):
             if gold_epochs:
                 train(made, self.data.labeled, self.recipe.on_gold(gold_epochs), seed, quiet=True)
-            asked = list(dict.fromkeys(x.input for x in self.data.valid))
-            f1s.append(self.f1({found.input: found.output for found in label(made, asked, quiet=True)}, self.data.valid))
+            found = label(made, [x.input for x in self.data.valid], quiet=True)
+            f1s.append(self.f1([x.output for x in found], self.data.valid))
         return f1s
 
 
@@ -114,16 +115,16 @@ def main():
     for make in make_teacher(args.teacher, task, data, votes=PROMPTS).members:
         member = make()
         prompts.append(read_answers(task, label_with_cache(member, inputs, cache_file(member))))
-    trial = Trial(data, task, prompts)
+    trial, gold = Trial(data, task, prompts), {x.input: x for x in data.unlabeled}
     print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
     for name, (examples, how) in trial.variants().items():
         if args.only not in name:
             continue
-        f1s = [trial.measure(examples(seed), seed, **how) for seed in range(args.seeds)]
-        taught = {x.input: x.output for x in examples(0)}
-        known = [x for x in data.unlabeled if x.input in taught]
-        cells = [statistics.mean(column) for column in zip(*f1s)]
-        print(f"| {name} | {trial.f1(taught, known):.1f} | {cells[0]:.1f} | {cells[1]:.1f} |", flush=True)
+        taught = [examples(seed) for seed in range(args.seeds)]
+        f1s = [statistics.mean(f1) for f1 in zip(*(trial.measure(given, seed, **how) for seed, given in enumerate(taught)))]
+        pseudolabels = [x for x in taught[0] if x.input in gold]
+        labels = trial.f1([x.output for x in pseudolabels], [gold[x.input] for x in pseudolabels])
+        print(f"| {name} | {labels:.1f} | {f1s[0]:.1f} | {f1s[1]:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
