@@ -295,8 +295,8 @@ def check_options(spec, base_url, free, votes):
 
 
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
-    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations: the first of them; with `votes`, for
-    each further label of an input others at random, or all in another order. `free` is for a local LLM."""
+    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations, the first DEMONSTRATIONS of it;
+    with `votes`, each further label of an input has as many at random: all in another order, where there are no more. `free` is for a local LLM."""
     check_options(spec, base_url, free, votes)
     demonstrations = data.labeled[:DEMONSTRATIONS[task.kind]]
     if votes > 1:
@@ -378,7 +378,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of noisy:RATE")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
     parser.add_argument("--free", action="store_true", help="a local LLM decodes freely, not under the task's constraint")
-    parser.add_argument("--votes", type=int, default=1, help="labels of an input, each with other demonstrations, that are voted (1)")
+    parser.add_argument("--votes", type=int, default=1, help="labels of an input, each with other demonstrations or in another order, that are voted (1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     data = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)

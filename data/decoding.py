@@ -262,7 +262,7 @@ class PackedDecoder:
         own_keys, own_values = (self.stored(store, layer, new, length)[self.row] for store, new in ((self.keys, key), (self.values, value)))
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
         scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
-        # Of the prompt, only what the layer's window lets somebody see: with 20 demonstrations that is the last third.
+        # Of the prompt, only what the layer's window lets somebody see: with 20 trees that is the last third.
         seen = min(self.prompt_length, window - 1) if window else self.prompt_length
         if seen:
             prompt_scores = self.with_prompt(grouped, self.prompt_keys[layer][-seen:].permute(1, 2, 0))

@@ -48,7 +48,7 @@ class Settings:
     free: bool = field(default=False, metadata={
         "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
     votes: int = field(default=1, metadata={
-        "help": "labels of an input that the teacher gives, each with other demonstrations (tuned: from another seed), and that are voted"})
+        "help": "labels of an input that the teacher gives, each with other demonstrations or in another order (tuned: from another seed), and that are voted"})
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})

@@ -7,13 +7,12 @@ on the valid split after the labels alone, and after the epochs on gold that fol
 """
 import argparse
 import random
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])           # tests/, and the project's folder
 
 import data  # noqa: E402, F401 - before torch
 import torch  # noqa: E402
@@ -23,6 +22,7 @@ from data.runs import Settings  # noqa: E402
 from data.splits import DataError, Example, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
+from results import mean  # noqa: E402
 from student import RECIPES, label, make_student, train  # noqa: E402
 from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
 
@@ -65,18 +65,19 @@ class Trial:
         mixed = {x: self.prompts[random.Random(f"mix{x}").randrange(PROMPTS)][x] for x in inputs}
         voted = {x: first[x]._replace(output=task.vote(x, [labels[x].output for labels in self.prompts])) for x in inputs}
         copied = [Example(x, task.fallback(x)) for x in inputs]
+        scores = {x: float("-inf") if found.score is None else found.score for x, found in first.items()}
         found = {f"prompt {k}": (lambda seed, k=k: self.examples(self.prompts[k]), {}) for k in range(PROMPTS)}
         return found | {
-            "of each input one prompt's": (lambda seed: self.examples(mixed), {}),
-            "voted": (lambda seed: self.examples(voted), {}),
-            "of each input all prompts', one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
+            "of each sentence one of five prompts'": (lambda seed: self.examples(mixed), {}),
+            "five prompts', voted": (lambda seed: self.examples(voted), {}),
+            "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
-            "prompt 0, 70% of highest score": (lambda seed: self.examples(first, self.best(lambda x: first[x].score)), {}),
-            "prompt 0, 70% where students agree": (lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
+            "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(lambda x: scores[x])), {}),
+            "prompt 0, the 70% on which a student of the other half agrees most": (lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
                 lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
-            "prompt 0, gold among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
-            "prompt 0, after two epochs of copying": (lambda seed: self.examples(first), {"before": copied})}
+            "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
+            "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": copied})}
 
     def measure(self, examples, seed, smoothing=0.0, before=()):
         """F1 on valid after the labels alone, and after gold."""
@@ -103,28 +104,29 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
     parser.add_argument("--only", default="", help="only variants that have this in their name")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
     task.learn(data.labeled)
     print(data.headline())
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
-    if not data.valid or None in [x.output for x in data.unlabeled]:
-        raise DataError(f"{args.data}: expected a valid split, and gold in unlabeled.jsonl")
+    if not data.valid or None in [x.output for x in data.unlabeled + data.valid]:
+        raise DataError(f"{args.data}: expected gold in valid.jsonl and unlabeled.jsonl")
     prompts = []
-    for make in make_teacher(args.teacher, task, data, votes=PROMPTS).members:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for make in make_teacher(args.teacher, task, data, device=device, votes=PROMPTS).members:
         member = make()
         prompts.append(read_answers(task, label_with_cache(member, inputs, cache_file(member))))
+    torch.set_num_threads(1)
     trial, gold = Trial(data, task, prompts), {x.input: x for x in data.unlabeled}
     print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
     for name, (examples, how) in trial.variants().items():
         if args.only not in name:
             continue
         taught = [examples(seed) for seed in range(args.seeds)]
-        f1s = [statistics.mean(f1) for f1 in zip(*(trial.measure(given, seed, **how) for seed, given in enumerate(taught)))]
+        f1s = [mean(f1) for f1 in zip(*(trial.measure(given, seed, **how) for seed, given in enumerate(taught)))]
         pseudolabels = [x for x in taught[0] if x.input in gold]
         labels = trial.f1([x.output for x in pseudolabels], [gold[x.input] for x in pseudolabels])
-        print(f"| {name} | {labels:.1f} | {f1s[0]:.1f} | {f1s[1]:.1f} |", flush=True)
+        print(f"| {name} | {labels:.1f} | {f1s[0]} | {f1s[1]} |", flush=True)
 
 
 if __name__ == "__main__":
