@@ -260,7 +260,7 @@ def open_run(settings):
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
         spec = settings.teacher.removeprefix("tuned:")
-        student_kind(spec)                                              # this one too
+        student_kind(spec)                                              # as the student above
         members = [partial(TunedTeacher, spec, task, data, settings.seed + 1000 * k, device, settings.quiet) for k in range(settings.votes)]
         teacher = VotingTeacher(task, members, settings.quiet) if settings.votes > 1 else members[0]()
     elif settings.method != "sft":

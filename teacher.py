@@ -273,12 +273,14 @@ class VotingTeacher(Teacher):
         self.name = f"{made[0].name}; {len(made)} such labels of an input, voted"
         self.key = json.dumps(["vote", *(member.key for member in made)])
 
-    def label(self, inputs):
-        answers = []
+    def answers(self, inputs):
+        """Every member's labels of the inputs, a list for each member."""
         for make in self.members:
             member = make()
-            answers.append(label_with_cache(member, inputs, cache_file(member), self.quiet))
-        for i, given in enumerate(zip(*answers)):
+            yield label_with_cache(member, inputs, cache_file(member), self.quiet)
+
+    def label(self, inputs):
+        for i, given in enumerate(zip(*self.answers(inputs))):
             readable = [found.output for found in (read_answer(self.task, answer) for answer in given) if found]
             yield i, Label(inputs[i], self.task.vote(inputs[i], readable)) if readable else given[0]
 
@@ -295,8 +297,8 @@ def check_options(spec, base_url, free, votes):
 
 
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
-    """The teacher that `--teacher SPEC` names. `data.labeled` gives the demonstrations, the first DEMONSTRATIONS of it;
-    with `votes`, each further label of an input has as many at random: all in another order, where there are no more. `free` is for a local LLM."""
+    """The teacher that `--teacher SPEC` names. The first DEMONSTRATIONS of `data.labeled` stand in the prompt; with `votes`, for each
+    further label of an input as many at random (all in another order, where there are no more). `free` is for a local LLM."""
     check_options(spec, base_url, free, votes)
     demonstrations = data.labeled[:DEMONSTRATIONS[task.kind]]
     if votes > 1:

@@ -2,8 +2,8 @@
 
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 
-Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the labels with gold. The labels are
-kept in runs/teacher, where --votes finds them.
+Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the
+labels with gold. The labels are kept in runs/teacher, where --votes finds them.
 """
 import argparse
 import statistics
@@ -20,7 +20,7 @@ from data.splits import DataError, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
-from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
+from teacher import make_teacher, read_answers  # noqa: E402
 
 
 def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
@@ -66,9 +66,8 @@ def main():
 
     voting = make_teacher(args.teacher, task, data, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"), votes=args.prompts)
     labelings = []
-    for make in voting.members:
-        member = make()
-        labels = read_answers(task, label_with_cache(member, inputs, cache_file(member)))
+    for answers in voting.answers(inputs):
+        labels = read_answers(task, answers)
         labelings.append([labels[input].output for input in inputs])
 
     def f1(outputs):

@@ -2,8 +2,8 @@
 
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
 
-Labels the inputs under five prompts (their labels are kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant: printed is its F1
-on the valid split after the labels alone, and after the epochs on gold that follow in a run. One thread, so that several may run at once.
+Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
+its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run.
 """
 import argparse
 import random
@@ -24,7 +24,7 @@ from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
 from student import RECIPES, label, make_student, train  # noqa: E402
-from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
+from teacher import make_teacher, read_answers  # noqa: E402
 
 PROMPTS, KEPT = 5, 0.7
 
@@ -48,7 +48,7 @@ class Trial:
 
     def best(self, key):
         """The KEPT share of the inputs for which key(input) is highest, in their order."""
-        kept = set(sorted(self.inputs, key=lambda x: -key(x))[:int(KEPT * len(self.inputs))])
+        kept = set(sorted(self.inputs, key=key, reverse=True)[:int(KEPT * len(self.inputs))])
         return [x for x in self.inputs if x in kept]
 
     def on_which_students_agree(self, seed):
@@ -72,8 +72,9 @@ class Trial:
             "five prompts', voted": (lambda seed: self.examples(voted), {}),
             "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
-            "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(lambda x: scores[x])), {}),
-            "prompt 0, the 70% on which a student of the other half agrees most": (lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
+            "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(scores.get)), {}),
+            "prompt 0, the 70% on which a student of the other half agrees most": (
+                lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
                 lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
             "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
@@ -86,13 +87,13 @@ class Trial:
             if before:
                 train(made, before, replace(self.recipe, epochs=2, min_steps=0), seed, quiet=True)
             train(made, examples, self.recipe, seed, quiet=True)
-        f1s = []
-        for gold_epochs in (0, Settings.gold_epochs):
-            if gold_epochs:
-                train(made, self.data.labeled, self.recipe.on_gold(gold_epochs), seed, quiet=True)
-            found = label(made, [x.input for x in self.data.valid], quiet=True)
-            f1s.append(self.f1([x.output for x in found], self.data.valid))
-        return f1s
+        alone = self.valid_f1(made)
+        train(made, self.data.labeled, self.recipe.on_gold(Settings.gold_epochs), seed, quiet=True)
+        return alone, self.valid_f1(made)
+
+    def valid_f1(self, student):
+        found = label(student, [x.input for x in self.data.valid], quiet=True)
+        return self.f1([x.output for x in found], self.data.valid)
 
 
 def main():
@@ -111,11 +112,9 @@ def main():
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if not data.valid or None in [x.output for x in data.unlabeled + data.valid]:
         raise DataError(f"{args.data}: expected gold in valid.jsonl and unlabeled.jsonl")
-    prompts = []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for make in make_teacher(args.teacher, task, data, device=device, votes=PROMPTS).members:
-        member = make()
-        prompts.append(read_answers(task, label_with_cache(member, inputs, cache_file(member))))
+    voting = make_teacher(args.teacher, task, data, device=device, votes=PROMPTS)
+    prompts = [read_answers(task, answers) for answers in voting.answers(inputs)]
     torch.set_num_threads(1)
     trial, gold = Trial(data, task, prompts), {x.input: x for x in data.unlabeled}
     print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
