@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import variants
 from variants import KEPT, PROMPTS, Trial
 
 from data.splits import Example, Label
@@ -13,7 +14,7 @@ def test_variants_are_made_of_the_prompts_labels():
     prompts = [{x: Label(x, right if (i + k) % PROMPTS else wrong, i / 40) for i, x in enumerate(inputs)} for k in range(PROMPTS)]
     labeled = [Example("fly home", "O O")]
     found = {name: examples for name, (examples, _) in Trial(SimpleNamespace(labeled=labeled, unlabeled=[]), task, prompts).variants().items()
-             if "agrees most" not in name}                           # that one is trained for
+             if " student" not in name}                              # those are trained for
     made = {name: examples(0) for name, examples in found.items()}
 
     mixed = made["of each sentence one of five prompts'"]
@@ -24,3 +25,22 @@ def test_variants_are_made_of_the_prompts_labels():
     assert len(drawn) == len(set(x.input for x in drawn)) == int(KEPT * 40) and drawn != found["prompt 0, 70% at random"](1)
     assert made["prompt 0, the gold examples among them twice"] == made["prompt 0"] + labeled * 2
     assert len(made["all five of each sentence, one after the other"]) == PROMPTS * 40
+    probable = [int(x.input.split()[-1]) for x in made["prompt 0, drawn as often as they are probable"]]
+    assert len(probable) == 40 and sum(probable) / 40 > 19.5         # the later an input, the higher its score
+
+
+def test_an_input_is_relabelled_by_a_student_that_was_not_taught_it(monkeypatch):
+    def train(taught, examples, *_, **__):
+        taught.extend(examples)
+        return taught
+
+    def label(taught, inputs, quiet):
+        assert len(taught) == 9 + 1 and taught[-1] == gold            # three of four parts, then gold
+        assert not set(inputs).intersection(x.input for x in taught)
+        return [Label(x, "student's") for x in inputs]
+    inputs, gold = [f"fly to {i}" for i in range(12)], Example("fly home", "O O")
+    trial = Trial(SimpleNamespace(labeled=[gold], unlabeled=[]), make_task({"task": "slots"}), [{x: Label(x, "LLM's") for x in inputs}])
+    monkeypatch.setattr(variants, "train", train)
+    monkeypatch.setattr(variants, "label", label)
+    monkeypatch.setattr(trial, "student", lambda seed: [])
+    assert trial.relabelled(0, 4) == {x: Label(x, "student's") for x in inputs}

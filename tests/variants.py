@@ -6,9 +6,11 @@ Labels the inputs under five prompts (kept in runs/teacher, where --votes finds 
 its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run.
 """
 import argparse
+import math
 import random
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -35,6 +37,7 @@ class Trial:
     def __init__(self, data, task, prompts):
         self.data, self.task, self.prompts, self.inputs = data, task, prompts, list(prompts[0])
         self.recipe = RECIPES["tiny"]
+        self.on_gold = self.recipe.on_gold(Settings.gold_epochs)
 
     def student(self, seed):
         return make_student("tiny", self.task, [x.input for x in self.data.labeled + self.data.unlabeled], seed)
@@ -51,13 +54,22 @@ class Trial:
         kept = set(sorted(self.inputs, key=key, reverse=True)[:int(KEPT * len(self.inputs))])
         return [x for x in self.inputs if x in kept]
 
+    @cache
+    def relabelled(self, seed, parts=2):
+        """Every input's label by a student that was taught by prompt 0's labels of the other parts, then by gold."""
+        shuffled, found = random.Random(seed).sample(self.inputs, len(self.inputs)), {}
+        for k in range(parts):
+            asked = shuffled[k::parts]
+            others = [x for n, x in enumerate(shuffled) if n % parts != k]
+            taught = train(self.student(seed), self.examples(self.prompts[0], others), self.recipe, seed, quiet=True)
+            train(taught, self.data.labeled, self.on_gold, seed, quiet=True)
+            found |= dict(zip(asked, label(taught, asked, quiet=True)))
+        return found
+
     def on_which_students_agree(self, seed):
         """The inputs whose label is most like that of a student of the other half."""
-        shuffled, others = random.Random(seed).sample(self.inputs, len(self.inputs)), {}
-        for own, other in ((shuffled[::2], shuffled[1::2]), (shuffled[1::2], shuffled[::2])):
-            taught = train(self.student(seed), self.examples(self.prompts[0], own), self.recipe, seed, quiet=True)
-            others |= {found.input: found.output for found in label(taught, other, quiet=True)}
-        return self.best(lambda x: agreement(self.task.kind, [self.prompts[0][x].output], [others[x]], [x]))
+        others = self.relabelled(seed)
+        return self.best(lambda x: agreement(self.task.kind, [self.prompts[0][x].output], [others[x].output], [x]))
 
     def variants(self):
         """{name: (examples of a seed, {what is trained with otherwise})}"""
@@ -73,22 +85,34 @@ class Trial:
             "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
             "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(scores.get)), {}),
+            "prompt 0, drawn as often as they are probable": (
+                lambda seed: self.examples(first, random.Random(seed).choices(inputs, [math.exp(scores[x]) for x in inputs], k=len(inputs))), {}),
             "prompt 0, the 70% on which a student of the other half agrees most": (
                 lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
                 lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
             "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
-            "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": copied})}
+            "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": copied}),
+            "prompt 0, half the epochs": (lambda seed: self.examples(first), {"epochs": 0.5}),
+            "prompt 0, twice the epochs": (lambda seed: self.examples(first), {"epochs": 2}),
+            "prompt 0, the mean of the weights after the last two epochs": (lambda seed: self.examples(first), {"averaged": True}),
+            "a student's of the other half (two stages)": (lambda seed: self.examples(self.relabelled(seed)), {}),
+            "a student's of the other three quarters (two stages, four parts)": (lambda seed: self.examples(self.relabelled(seed, 4)), {}),
+            "prompt 0's and a student's of the other half": (lambda seed: self.examples(first) + self.examples(self.relabelled(seed)), {})}
 
-    def measure(self, examples, seed, smoothing=0.0, before=()):
-        """F1 on valid after the labels alone, and after gold."""
-        made, plain = self.student(seed), students.cross_entropy
+    def measure(self, examples, seed, smoothing=0.0, before=(), epochs=1, averaged=False):
+        """F1 on valid after the labels alone, and after gold. `epochs`: times as many as the recipe has."""
+        made, plain, after_epoch = self.student(seed), students.cross_entropy, []
+        recipe = replace(self.recipe, epochs=int(epochs * self.recipe.epochs), min_steps=int(epochs * self.recipe.min_steps))
         with patch.object(students, "cross_entropy", lambda *given: plain(*given, label_smoothing=smoothing)):
             if before:
                 train(made, before, replace(self.recipe, epochs=2, min_steps=0), seed, quiet=True)
-            train(made, examples, self.recipe, seed, quiet=True)
+            train(made, examples, recipe, seed, quiet=True,
+                  on_epoch=lambda _: after_epoch.append({name: weight.clone() for name, weight in made.model.state_dict().items()}))
+        if averaged:
+            made.model.load_state_dict({name: (weight + after_epoch[-2][name]) / 2 for name, weight in after_epoch[-1].items()})
         alone = self.valid_f1(made)
-        train(made, self.data.labeled, self.recipe.on_gold(Settings.gold_epochs), seed, quiet=True)
+        train(made, self.data.labeled, self.on_gold, seed, quiet=True)
         return alone, self.valid_f1(made)
 
     def valid_f1(self, student):
