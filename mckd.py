@@ -59,7 +59,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         s_A = Student(run, i, "A", D_A, y, D_labeled)               # learns from (A, ŷ_{i-1}), then from D_labeled,
         s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}); each when labels are asked of it
         if cross:
-            y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: each labels what it has not seen
+            y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: s_A labels B and s_B labels A, what they have not seen
         else:
             y = side_by_side((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
@@ -82,7 +82,8 @@ def partition(inputs, seed):
 
 
 class Student:
-    """A student of this run, trained from a fresh initialisation on D with its labels y, then on the examples of `gold`.
+    """A student of this run, trained from a fresh initialisation (the same weights for all of a run's) on D with its labels y, then
+    on the examples of `gold`.
 
     It is trained when labels are first asked of it. They are kept in the run's folder, together with its labels of the
     test split, so a run that goes on after an interruption does not train it again.
@@ -130,9 +131,9 @@ class Student:
               lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}), self.place)
 
     def test_scores(self):
-        """"test_f1" and "valid" on the test split, with "seconds" of training and labelling."""
-        found = self.run.score_test(read_labels(self.file, self.run.test_inputs))
-        return {"name": self.name, "trained_on": len(self.D), "test_f1": found["f1"], "valid": found["valid"],
+        """"test_f1", "valid" and "complete" on the test split, with "seconds" of training and labelling."""
+        found = self.run.score_test(read_labels(self.file, self.run.test_inputs), "complete")
+        return {"name": self.name, "trained_on": len(self.D), "test_f1": found.pop("f1"), **found,
                 "seconds": logged_seconds(self.run.folder, self.name)}
 
 
@@ -226,15 +227,15 @@ class Run:
         one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
         return round(agreement(self.task.kind, one, other, self.held_out), 2)
 
-    def score_test(self, labels):
-        """{"f1", "valid"} of labels (a dict of input -> Label); None where there is no test split."""
+    def score_test(self, labels, *more):
+        """{"f1", "valid", and `more`} of labels (a dict of input -> Label); None where there is no test split."""
         if not self.data.test:
-            return {"f1": None, "valid": None}
-        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
+            return dict.fromkeys(("f1", "valid", *more))
+        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test], *more)
 
-    def scores(self, gold, outputs):
+    def scores(self, gold, outputs, *more):
         found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
-        return {name: round(found[name], 2) for name in ("f1", "valid")}
+        return {name: round(found[name], 2) for name in ("f1", "valid", *more)}
 
 
 def open_run(settings):
@@ -245,7 +246,9 @@ def open_run(settings):
     task.learn(data.labeled)
     wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.empty(0, device=wanted).device
+        probe = torch.zeros(1, device=wanted)
+        probe.item()                                                    # "meta" is a device without values
+        device = probe.device
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
     check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
@@ -266,6 +269,8 @@ def open_run(settings):
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
+    if teacher and settings.teacher.startswith("hf:") and not cache_file(teacher).exists():
+        student_kind(settings.teacher.removeprefix("hf:"))
     needed = [x.input for x in data.test] if settings.method == "teacher" else inputs
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
@@ -297,6 +302,8 @@ def execute(settings):
             D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
             if seen and settings.gold_epochs:
                 print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
+            if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
+                print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
             if D_labeled:
                 print(f"Students: {settings.student}; after its pseudolabels each has {settings.gold_epochs} epochs on "
                       f"{len(D_labeled)} labeled examples (--gold-epochs 0, the paper's way, has none)", flush=True)
@@ -315,13 +322,15 @@ def execute(settings):
                "teacher_seconds": logged_seconds(run.folder, "teacher")}
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
+    if run.task.kind == "text" and stages and run.data.test:
+        report += f"\n\nExact match of the final student: {stages[-1]['students'][-1]['complete']:.1f}% (F1 does not look at the order of words)"
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for setting in fields(Settings):
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
         help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default is not None and setting.default is not False)
@@ -332,11 +341,13 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("votes", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
         if isinstance(getattr(settings, name), int) and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):
         raise DataError(f"--lr: expected more than 0, found {settings.lr}")
+    if not 0 <= seeds[0] <= seeds[-1] < 2 ** 32:
+        raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {settings.seed}")
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

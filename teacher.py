@@ -288,6 +288,8 @@ class VotingTeacher(Teacher):
 def check_options(spec, base_url, free, votes):
     """DataError where an option is given to a teacher that would take no notice of it."""
     kind = spec.partition(":")[0]
+    if votes < 1:
+        raise DataError(f"--votes: expected at least 1, found {votes}")
     if base_url and kind != "openai":                       # not shown: it may hold a key
         raise DataError(f"--base-url: expected --teacher openai:MODEL beside it, found --teacher {spec}")
     if free and kind not in ("hf", "gguf"):
@@ -368,7 +370,7 @@ def main():
     parser = argparse.ArgumentParser(
         description="Label a split with a teacher; the same command again goes on where it stopped.",
         epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data", required=True, help="a data folder")
     parser.add_argument("--teacher", required=True, help="auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
     parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")
@@ -387,15 +389,16 @@ def main():
     task = make_task(data.config)
     task.learn(data.labeled)
     print(data.headline(), flush=True)
-    wanted = args.split.split(",")
+    wanted = [split.strip() for split in args.split.split(",")]
     if unknown := set(wanted).difference(SPLITS):
         raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
-    if Path(args.out).is_dir() or not Path(args.out).parent.is_dir():
+    out = Path(args.out).resolve()
+    if out.exists() and not out.is_file() or not out.parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
-    if Path(args.out).exists() and Path(args.out).stat().st_size:
-        if Path(args.out).resolve() in [(data.folder / f"{split}.jsonl").resolve() for split in SPLITS]:
-            raise DataError(f"--out {args.out}: expected another file than one of the data itself")
-        for _ in read_pseudolabels(args.out):
+    if out.exists() and out.stat().st_size:
+        if out.stem in SPLITS and (out.parent / "task.json").exists():
+            raise DataError(f"--out {args.out}: expected another file than a split of a data folder")
+        for _ in read_pseudolabels(out):
             pass                                            # what is no file of pseudolabels is not written over: DataError
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     if not inputs:
@@ -403,7 +406,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
-    write_jsonl(args.out, labels)
+    write_jsonl(out, labels)
     print(f"{args.out}: {len(labels)} pseudolabels by {teacher.name}")
 
 

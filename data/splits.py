@@ -133,7 +133,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         if wanted is not None and wanted > available[split]:
             limit = "" if max_words is None else f" of at most {max_words} words"
             raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
-                            f"found {available[split]}: ask for fewer, or add some (prepare.py --labeled N sets aside N)")
+                            f"found {available[split]}: ask for fewer" + ", or add some (prepare.py --labeled N sets aside N)" * (split == "labeled"))
         splits[split] = splits[split][:50 if wanted is None and split == "labeled" else wanted]
     if test and available["test"] > test:
         chosen = random.Random(0).sample(range(available["test"]), test)

@@ -67,7 +67,8 @@ class TreeState:
         allowed = [self.words[i]]
         if i + 2 <= n and self.brackets < n - 1 and self.at_once < self.most_at_once:
             allowed.append("(")
-        # A bracket may close over two words and more, unless the one just closed already covers exactly the same words.
+        # A bracket may close over two words and more, unless the one just closed already covers exactly the same words. (At the
+        # sentence's end all must close, so there two may cover the same; they count as one.)
         if len(self.open) > 1 and i - self.open[-1] >= 2 and self.closed != self.open[-1]:
             allowed.append(")")
         return allowed

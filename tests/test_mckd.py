@@ -620,13 +620,39 @@ def test_git_is_not_needed(here, monkeypatch):
     (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--labeled", 0], "--labeled"),
     (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
-    (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file")])
+    (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file"),
+    (["--device", "meta"], "meta"), (["--seed", -1], "--seed"), (["--seed", 2 ** 32], "--seed"), (["--seed", 2 ** 32 - 1, "--seeds", 2], "--seed"),
+    (["--teacher", "hf:nothing", "--method", "mckd"], "nothing")])
 def test_wrong_argument_is_one_line(arguments, said, here, monkeypatch, capsys):
     make_folder(here / "data")
     (here / "file").write_text("")
     assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--epochs", 1, "--method", "teacher", *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+    assert not (here / "runs").exists()
+
+
+def test_option_is_not_guessed_from_its_beginning(here, monkeypatch):
+    make_folder(here / "data")
+    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--stage", 1) == 2 and not (here / "runs").exists()
+
+
+def test_test_sentences_among_the_unlabeled_are_counted(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    write_jsonl(here / "data/unlabeled.jsonl", read_jsonl("data/unlabeled.jsonl") + read_jsonl("data/test.jsonl")[:3])
+    spy_on(here, monkeypatch, "--stages", 1)
+    assert "3 test inputs stand in the unlabeled split too" in capsys.readouterr().err
+
+
+def test_exact_match_of_free_text_is_reported_too(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    first, *others = read_jsonl("data/test.jsonl")
+    write_jsonl(here / "data/test.jsonl", [first, *(x._replace(output=f"{x.output} again") for x in others)])
+    monkeypatch.setattr(mckd, "train", lambda student, *_: student)
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_: [Label(x, " ".join(x.split()[::-1])) for x in inputs])
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--stages", 1, "--out", "run")
+    assert "Exact match of the final student: 25.0%" in capsys.readouterr().out
+    assert check_results(here / "run", 1)["stages"][0]["students"][0]["complete"] == 25
 
 
 def test_too_few_unlabeled_are_refused_before_the_teacher_is_asked(here, monkeypatch):

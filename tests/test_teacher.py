@@ -787,7 +787,8 @@ def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, said", [
     (["--data", "nowhere", "--teacher", "auto"], "nowhere"), (["--data", "data", "--teacher", "auto"], "pseudolabels.jsonl"),
     (["--data", "data", "--teacher", "noisy:2"], "0 to 1"), (["--data", "data", "--teacher", "noisy:0", "--split", "dev"], "dev"),
-    (["--data", "data", "--teacher", "noisy:0", "--labeled", "99"], "99"), (["--data", "data", "--teacher", "tuned:tiny"], "tuned")])
+    (["--data", "data", "--teacher", "noisy:0", "--labeled", "99"], "99"), (["--data", "data", "--teacher", "tuned:tiny"], "tuned"),
+    (["--data", "data", "--teacher", "noisy:0", "--votes", "0"], "--votes")])
 def test_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -811,9 +812,18 @@ def test_command_line_refuses_an_output_that_cannot_be_written_before_it_labels(
     assert code == 2 and "no/such/folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("thesis.md", "mine"), ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
+def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "pipe")
+    assert code == 2 and "pipe: expected a file" in capsys.readouterr().err and Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"), ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
 def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
+    make_data(tmp_path / "other")
     monkeypatch.chdir(tmp_path)
     if holds:
         Path(out).write_text(holds)
