@@ -25,7 +25,7 @@ from pathlib import Path
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
-from data.models import identified
+from data.models import check_name, identified
 from data.parallel import side_by_side
 from data.runs import Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
@@ -270,7 +270,7 @@ def open_run(settings):
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
     if teacher and settings.teacher.startswith("hf:") and not cache_file(teacher).exists():
-        student_kind(settings.teacher.removeprefix("hf:"))
+        check_name(settings.teacher)
     needed = [x.input for x in data.test] if settings.method == "teacher" else inputs
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
@@ -347,7 +347,7 @@ def main():
     if settings.lr is not None and not 0 < settings.lr < float("inf"):
         raise DataError(f"--lr: expected more than 0, found {settings.lr}")
     if not 0 <= seeds[0] <= seeds[-1] < 2 ** 32:
-        raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {settings.seed}")
+        raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {seeds[-1] if seeds[0] >= 0 else seeds[0]}")
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

@@ -395,9 +395,9 @@ def main():
     out = Path(args.out).resolve()
     if out.exists() and not out.is_file() or not out.parent.is_dir():
         raise DataError(f"--out {args.out}: expected a file in a folder that exists")
+    if out.name in [f"{split}.jsonl" for split in SPLITS] and (out.parent / "task.json").exists():
+        raise DataError(f"--out {args.out}: expected another file than a split of a data folder")
     if out.exists() and out.stat().st_size:
-        if out.stem in SPLITS and (out.parent / "task.json").exists():
-            raise DataError(f"--out {args.out}: expected another file than a split of a data folder")
         for _ in read_pseudolabels(out):
             pass                                            # what is no file of pseudolabels is not written over: DataError
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data.splits import DataError, save_folder
 
@@ -34,6 +34,14 @@ def load_causal_lm(spec):
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
     return model.eval(), tokenizer
+
+
+def check_name(spec):
+    """DataError where `hf:NAME_OR_FOLDER` names no model; none is loaded."""
+    try:
+        AutoConfig.from_pretrained(spec.removeprefix("hf:"), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
 
 
 def gguf_digest(file):

@@ -77,16 +77,18 @@ class Trial:
         mixed = {x: self.prompts[random.Random(f"mix{x}").randrange(PROMPTS)][x] for x in inputs}
         voted = {x: first[x]._replace(output=task.vote(x, [labels[x].output for labels in self.prompts])) for x in inputs}
         copied = [Example(x, task.fallback(x)) for x in inputs]
-        scores = {x: float("-inf") if found.score is None else found.score for x, found in first.items()}
+        scores = {x: found.score for x, found in first.items()}
         found = {f"prompt {k}": (lambda seed, k=k: self.examples(self.prompts[k]), {}) for k in range(PROMPTS)}
+        if None not in scores.values():                                 # an API gives none
+            found |= {
+                "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(scores.get)), {}),
+                "prompt 0, drawn as often as they are probable": (lambda seed: self.examples(
+                    first, random.Random(seed).choices(inputs, [math.exp(scores[x]) for x in inputs], k=len(inputs))), {})}
         return found | {
             "of each sentence one of five prompts'": (lambda seed: self.examples(mixed), {}),
             "five prompts', voted": (lambda seed: self.examples(voted), {}),
             "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
-            "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(scores.get)), {}),
-            "prompt 0, drawn as often as they are probable": (
-                lambda seed: self.examples(first, random.Random(seed).choices(inputs, [math.exp(scores[x]) for x in inputs], k=len(inputs))), {}),
             "prompt 0, the 70% on which a student of the other half agrees most": (
                 lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
