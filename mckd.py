@@ -25,7 +25,7 @@ from pathlib import Path
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
-from data.models import check_name, identified
+from data.models import identified, load_config
 from data.parallel import side_by_side
 from data.runs import Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
@@ -132,7 +132,7 @@ class Student:
 
     def test_scores(self):
         """"test_f1", "valid" and "complete" on the test split, with "seconds" of training and labelling."""
-        found = self.run.score_test(read_labels(self.file, self.run.test_inputs), "complete")
+        found = self.run.score_test(read_labels(self.file, self.run.test_inputs))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found.pop("f1"), **found,
                 "seconds": logged_seconds(self.run.folder, self.name)}
 
@@ -227,15 +227,15 @@ class Run:
         one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
         return round(agreement(self.task.kind, one, other, self.held_out), 2)
 
-    def score_test(self, labels, *more):
-        """{"f1", "valid", and `more`} of labels (a dict of input -> Label); None where there is no test split."""
+    def score_test(self, labels):
+        """{"f1", "valid", "complete"} of labels (a dict of input -> Label); None where there is no test split."""
         if not self.data.test:
-            return dict.fromkeys(("f1", "valid", *more))
-        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test], *more)
+            return {"f1": None, "valid": None, "complete": None}
+        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
 
-    def scores(self, gold, outputs, *more):
+    def scores(self, gold, outputs):
         found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
-        return {name: round(found[name], 2) for name in ("f1", "valid", *more)}
+        return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
 
 
 def open_run(settings):
@@ -270,7 +270,7 @@ def open_run(settings):
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
     if teacher and settings.teacher.startswith("hf:") and not cache_file(teacher).exists():
-        check_name(settings.teacher)
+        load_config(settings.teacher.removeprefix("hf:"), "the folder or name of a causal LM")
     needed = [x.input for x in data.test] if settings.method == "teacher" else inputs
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
@@ -317,7 +317,8 @@ def execute(settings):
                        "agreement": run.agreement(*students) if len(students) == 2 else None,
                        "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
-    results = {"method": settings.method, "data": run.data.headline(), "teacher": taught, "stages": stages,
+    results = {"method": settings.method, "data": run.data.headline(),
+               "teacher": {"f1": taught["f1"], "valid": taught["valid"]}, "stages": stages,
                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder),
                "teacher_seconds": logged_seconds(run.folder, "teacher")}
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -346,8 +347,9 @@ def main():
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):
         raise DataError(f"--lr: expected more than 0, found {settings.lr}")
-    if not 0 <= seeds[0] <= seeds[-1] < 2 ** 32:
-        raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {seeds[-1] if seeds[0] >= 0 else seeds[0]}")
+    for seed in (seeds[0], seeds[-1]):
+        if not 0 <= seed < 2 ** 32:
+            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {seed}")
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

@@ -22,13 +22,12 @@ import torch
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
-from transformers import (AddedToken, AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config,
-                          T5ForConditionalGeneration, T5Tokenizer)
+from transformers import AddedToken, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose_greedily, context_length, fast_dtype,
                            make_cursor)
-from data.models import identified, load_causal_lm
+from data.models import identified, load_causal_lm, load_config
 from data.splits import DataError, Label, read_sentences, run_command, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
@@ -102,12 +101,8 @@ def student_kind(spec):
         return "tiny"
     if spec.startswith("gguf:"):
         return "causal"
-    try:
-        config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
-        return "encoder-decoder" if config.is_encoder_decoder else "causal"
-    except (OSError, ValueError) as error:
-        raise DataError(f"{spec}: expected tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or causal LM: "
-                        f"{str(error).splitlines()[0]}") from None
+    config = load_config(spec, "tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or causal LM")
+    return "encoder-decoder" if config.is_encoder_decoder else "causal"
 
 
 def train_tokenizer(texts, symbols, size=4000):

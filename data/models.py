@@ -36,12 +36,12 @@ def load_causal_lm(spec):
     return model.eval(), tokenizer
 
 
-def check_name(spec):
-    """DataError where `hf:NAME_OR_FOLDER` names no model; none is loaded."""
+def load_config(spec, expected):
+    """The config of a model, a folder or a hub name, without the model; DataError, saying what was `expected`, where there is none."""
     try:
-        AutoConfig.from_pretrained(spec.removeprefix("hf:"), trust_remote_code=False)
+        return AutoConfig.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{spec}: expected {expected}: {str(error).splitlines()[0]}") from None
 
 
 def gguf_digest(file):
