@@ -82,7 +82,8 @@ def read_answers(task, answers):
     unreadable = [x for x, label in found.items() if label is None]
     if unreadable:
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read; they become the fallback", file=sys.stderr)
-    return found | {x: Label(x, task.fallback(x)) for x in unreadable}
+    found.update((x, Label(x, task.fallback(x))) for x in unreadable)
+    return found
 
 
 class LLMTeacher(Teacher):

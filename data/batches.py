@@ -1,19 +1,20 @@
 """Token arrays and batches: what training and labelling hand to a model."""
 from array import array
+from tempfile import SpooledTemporaryFile
 
 import torch
 
 
 class TokenArrays:
-    """Many (source, target) pairs of token ids below `vocabulary_size`, one after another in one array: 2 bytes a token where
-    that is enough, as for `tiny`, and else 4; a list takes 8 and more."""
+    """Many (source, target) pairs of token ids below `vocabulary_size`, one after another: 2 bytes a token where that is enough, as for
+    `tiny`, and else 4; a list takes 8 and more. Of a large pool they lie in an unnamed file that goes when they do."""
 
     def __init__(self, pairs, vocabulary_size):
-        self.tokens, self.ends = array("H" if vocabulary_size <= 2 ** 16 else "i"), array("q", [0])
+        self.type, self.ends = "H" if vocabulary_size <= 2 ** 16 else "i", array("q", [0])          # ends are in bytes
+        self.tokens = SpooledTemporaryFile(2 ** 25)                     # in memory up to 32 MiB
         for pair in pairs:
             for ids in pair:
-                self.tokens.extend(ids)
-                self.ends.append(len(self.tokens))
+                self.ends.append(self.ends[-1] + self.tokens.write(array(self.type, ids).tobytes()))
 
     def __len__(self):
         return len(self.ends) // 2
@@ -22,7 +23,8 @@ class TokenArrays:
         if not 0 <= i < len(self):
             raise IndexError(i)
         begin, middle, end = self.ends[2 * i:2 * i + 3]
-        return self.tokens[begin:middle].tolist(), self.tokens[middle:end].tolist()
+        self.tokens.seek(begin)
+        return tuple(array(self.type, self.tokens.read(length)).tolist() for length in (middle - begin, end - middle))
 
 
 def length_bucketed_batches(lengths, batch_size, shuffle):

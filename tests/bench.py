@@ -607,7 +607,7 @@ def bench_pipeline(args):
 
 def pipeline(args, settings):
     """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model,
-    optimizer, epochs, size of batches) and generate (batches of 8; without and with our constraint). Times are without loading the
+    optimizer, schedule, epochs, size of batches, no clipping) and generate (batches of 8; without and with our constraint). Times are without loading the
     packages."""
     from transformers import DataCollatorForSeq2Seq
     data = load_data(settings.data, unlabeled=args.n)
@@ -627,7 +627,8 @@ def pipeline(args, settings):
             encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
             optimizer = torch.optim.Adafactor(made.model.parameters(), lr=lr)
             trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer, made.model),
-                    (optimizer, None), num_train_epochs=times, warmup_steps=max(1, times * -(-len(rows) // recipe.batch_size) // 20))
+                    (optimizer, None), num_train_epochs=times, warmup_steps=max(1, times * -(-len(rows) // recipe.batch_size) // 20),
+                    max_grad_norm=0)
         return dict(zip(inputs, generate(made, inputs, 8, constrain=constrain)))
 
     def theirs(constrain):

@@ -141,8 +141,10 @@ def test_token_arrays_give_back_what_they_were_given(size, width):
     chance = random.Random(0)
     pairs = [tuple([chance.randrange(size) for _ in range(chance.randint(0, 5))] for _ in range(2)) for _ in range(50)]
     kept = TokenArrays(iter(pairs), size)
-    assert kept.tokens.itemsize == width
-    assert len(kept) == 50 and list(kept) == pairs and kept[49] == pairs[49]
+    assert kept.ends[-1] == width * sum(len(ids) for pair in pairs for ids in pair)
+    for _ in range(2):
+        assert len(kept) == 50 and list(kept) == pairs and kept[49] == pairs[49]
+        kept.tokens.rollover()                              # from memory to the file, as of a large pool
 
 
 # ---------------------------------------------------------------------------------------------------------------------
