@@ -1,7 +1,7 @@
 """T5 in few and large operations: transformers' model and weights, the same numbers, less time.
 
 What a small model costs on a CPU is mostly the number of operations, not their size. Five techniques cut it, together to 1.2 times
-as fast for `tiny` (README, Speed, has what each buys alone, which is little):
+as fast for `tiny` (README, Speed, has what some of them buy alone, which is little):
 
 - *Stacked weights* (`stack_weights`): what plays the same part in every layer is one tensor, so the optimizer and the
   conversion to bf16 touch 26 tensors instead of 100.
