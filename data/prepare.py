@@ -234,7 +234,8 @@ def download(address: str, path: Path, sha256: str | None = None) -> None:
 
 
 def read_source(source: Path, wanted: str) -> dict[str, str]:
-    """The corpus's files in a folder, a .zip or a .tar.*, {the part of the path that matches `wanted`: text}, sorted by path.
+    """The corpus's files in a folder, a .zip or a .tar.*, {the part of the path that matches `wanted`: text}, sorted by path. A folder
+    may also hold the archive.
 
     Archives are read in memory and never unpacked, so that no member can end up outside of anything.
     """
@@ -267,6 +268,9 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{source}: expected a sound archive, found a broken one ({error})") from None
     if not contents:
+        archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []
+        if len(archives) == 1:
+            return read_source(archives[0], wanted)
         raise DataError(f"{source}: expected files like {wanted}, found none")
 
     texts = {}

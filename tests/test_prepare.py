@@ -71,6 +71,7 @@ def write_folder(folder, files):
 
 
 def write_zip(path, files, top="CRAFT-5.0.2/"):
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in files.items():
             archive.writestr(top + name, text)
@@ -115,8 +116,10 @@ def test_slots_are_read_line_by_line_and_all_accounted_for(tmp_path):
 
 def test_treebank_documents_decide_and_trees_may_span_lines(tmp_path):
     files = {f"treebank/combined/wsj_{n:04}.mrg": "\n" + tree(f"cat{n}", "slept").replace(" (VP", "\n    (VP") for n in (1, 2, 140, 141, 161)}
-    record = prepare("ptb", write_zip(tmp_path / "treebank.zip", files, top=""), tmp_path / "out", labeled=1)
-    assert record["sentences"]["kept"] == {"train": 3, "valid": 1, "test": 1}
+    archive = write_zip(tmp_path / "corpus" / "treebank.zip", files, top="")
+    for source in (archive, archive.parent):
+        record = prepare("ptb", source, tmp_path / "out", labeled=1)
+        assert record["sentences"]["kept"] == {"train": 3, "valid": 1, "test": 1}
     assert read_jsonl(tmp_path / "out" / "valid.jsonl")[0].input == "The cat141 slept ."
 
 
