@@ -413,6 +413,27 @@ def test_causal_loss_is_the_cross_entropy_over_the_tokens_of_targets(causal_fold
     assert found.item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_pretrained_t5_learns_to_tell_apart_the_tokens_of_its_examples(kind, t5_folder, fp32):
+    """Its loss is transformers' over these tokens, and a step leaves all other embeddings as they are; free text is written in all."""
+    task = TASKS[kind]
+    made = make_student(str(t5_folder), task, INPUTS)
+    batch = [made.encode_example(x.input, x.output) for x in examples(task)[:5]]
+    known = sorted(made.vocabulary)
+    assert set(made.encode.all(task.symbols)) < set(known) and len(known) < made.model.config.vocab_size
+    losses = []
+    for source, target in batch:
+        with torch.no_grad():
+            logits = made.model(torch.tensor([source]), decoder_input_ids=torch.tensor([[0] + target[:-1]])).logits[0][:, known]
+        losses += torch.nn.functional.cross_entropy(logits, torch.tensor([known.index(t) for t in target]), reduction="none").tolist()
+    assert made.loss(batch).item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+    before = made.model.shared.weight.clone()
+    train(made, examples(task)[:5], brief("encoder-decoder"), quiet=True)
+    changed = (made.model.shared.weight != before).any(1).nonzero().flatten().tolist()
+    assert changed == known
+    assert make_student(str(t5_folder), TEXT, INPUTS).vocabulary == set(range(made.model.config.vocab_size))
+
+
 def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path):
     """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
     from transformers import BartConfig, BartForConditionalGeneration

@@ -76,6 +76,19 @@ def test_gradients_are_transformers(model):
     assert not torch.equal(model.state_dict()["encoder.block.1.layer.1.DenseReluDense.wo.weight"], before)
 
 
+def test_known_tokens_alone_give_their_logits(model):
+    ids, mask, targets = batch()
+    with torch.no_grad():
+        t5 = T5(model).prepare(torch.float32)
+        expected = t5.decode(t5.embed(targets), Memory(t5, t5.encode(ids, mask), mask)) @ t5.output_matrix.T
+        known = torch.cat([ids, targets], 1).unique()
+        t5.prepare(torch.float32, known=known)
+        ids, targets = torch.searchsorted(known, ids), torch.searchsorted(known, targets)
+        states = t5.decode(t5.embed(targets), Memory(t5, t5.encode(ids, mask), mask))
+    assert len(known) < len(expected[0, 0])
+    torch.testing.assert_close(states @ t5.output_matrix.T, expected[..., known], rtol=1e-4, atol=1e-4)
+
+
 def test_dropout_drops_its_share_and_keeps_the_mean(model):
     t5 = T5(model).prepare(torch.float32, training=True)
     torch.manual_seed(0)
