@@ -159,7 +159,7 @@ class Memory:
         self.held = 0                                                                       # tokens written so far
         keys = self.read[0][0]
         shape = (len(mask), keys.shape[1], room, keys.shape[3])
-        self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for _ in self.read] if room else None
+        self.own = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in self.read] if room else None
 
     def distances(self, new):
         """(1, new tokens, keys): how far each key lies behind (negative) each of the `new` tokens."""

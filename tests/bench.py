@@ -16,6 +16,7 @@ import copy
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import statistics
 import sys
@@ -155,10 +156,37 @@ def small_t5(_):
     return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1))
 
 
-def fresh(model, rows, task, kind="encoder-decoder"):
+def fresh(model, rows, task):
     tokenizer = students.train_tokenizer([x.input for x in rows], task.symbols)
     torch.manual_seed(0)
-    return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, kind)
+    return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, "encoder-decoder")
+
+
+class PointedT5(T5ForConditionalGeneration):
+    """transformers' T5, told which word comes next as `tiny` is (`fed` in student.py), so that the Trainer and generate have the same
+    model as ours. For trees."""
+    no_word = None                                                      # of each token, whether it is a bracket, the start or padding
+
+    def forward(self, input_ids=None, attention_mask=None, decoder_input_ids=None, labels=None, encoder_outputs=None, copied=None, **more):
+        read = encoder_outputs or self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        tokens = self._shift_right(labels) if decoder_input_ids is None else decoder_input_ids
+        copied = (~self.no_word[tokens]).cumsum(1) if copied is None else copied
+        following = copied.minimum(attention_mask.sum(1, keepdim=True) - 1)[..., None].expand(-1, -1, self.config.d_model)
+        return super().forward(attention_mask=attention_mask, encoder_outputs=read, labels=labels,
+                               decoder_inputs_embeds=self.shared(tokens) + read[0].gather(1, following), **more)
+
+    def prepare_inputs_for_generation(self, input_ids, **more):
+        made = super().prepare_inputs_for_generation(input_ids, **more)
+        tokens = made["decoder_input_ids"].shape[1]                     # the last one, where the others are in the cache
+        return made | {"copied": (~self.no_word[input_ids]).cumsum(1)[:, -tokens:]}
+
+
+def pointed_tiny(texts, task):
+    """`tiny`, which transformers can train and decode, too."""
+    with patch.object(students, "T5ForConditionalGeneration", PointedT5):
+        made = students.make_student("tiny", task, texts)
+    made.model.no_word = made.no_word
+    return made
 
 
 def trainer(model, encoded, batch_size, collate, optimizers=(None, None), callbacks=(), **settings):
@@ -179,24 +207,23 @@ def bench_train(args):
     rows, others = rows[:-64], rows[-64:]
     recipe = replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8)
     sorted_by_length = {"train_sampling_strategy": "group_by_length"}
-    for name, model in (("tiny", students.tiny_t5), ("t5-small's size", small_t5)):
-        made = fresh(model, rows, task)
+    tiny, small = pointed_tiny([x.input for x in rows], task), fresh(small_t5, rows, task)
+    for name, made in (("tiny", tiny), ("t5-small's size", small)):
         start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
         encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
+        collate = DataCollatorForSeq2Seq(made.tokenizer)
         copies = []                                                     # the Trainer wraps a model once, so each training has its own
 
         def copy_start(times):
             made.model.load_state_dict(start)
             copies[:] = [copy.deepcopy(made.model) for _ in range(times)]
 
-        def ours():
+        def ours(seed=0, epochs=1, on_epoch=None):
             made.model.load_state_dict(start)
-            students.train(made, rows, recipe, quiet=True)
+            students.train(made, rows, replace(recipe, epochs=epochs), seed, quiet=True, on_epoch=on_epoch)
 
         def theirs(**settings):
-            copied = copies.pop()
-            trainer(copied, encoded, 8, DataCollatorForSeq2Seq(made.tokenizer, copied), learning_rate=recipe.lr,
-                    **{"num_train_epochs": 1, **settings})
+            trainer(copies.pop(), encoded, 8, collate, learning_rate=recipe.lr, **{"num_train_epochs": 1, **settings})
         for title, settings in (("Seq2SeqTrainer's defaults", {}), ("batches of similar length", sorted_by_length),
                                 ("batches of similar length and bf16", {**sorted_by_length, "bf16": True})):
             copy_start(args.repeats + 1)
@@ -205,11 +232,11 @@ def bench_train(args):
                 copy_start(2 * args.repeats + 2)
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats, count=2 * len(rows))
-        unseen = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in others]
+        known = torch.tensor(sorted(made.vocabulary))                   # now, before it knows the tokens of the unseen, too
+        unseen = collate([dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in others])
         for seed in range(3):
             copy_start(1)
-            compare_curves(f"{name}, seed {seed}", DataCollatorForSeq2Seq(made.tokenizer, made.model)(unseen), made.model, copies[0],
-                           lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), seed, quiet=True, on_epoch=note),
+            compare_curves(f"{name}, seed {seed}", made.model, copies[0], partial(loss_among, known, unseen), partial(ours, seed),
                            lambda **settings: theirs(seed=seed, **settings), len(rows))
     if args.llm:
         bench_train_causal(args, rows[:len(rows) // 4], others[:16], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
@@ -222,26 +249,34 @@ def causal_batch(batch):
     return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU), "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
 
 
-def compare_curves(title, unseen, model, copied, ours, theirs, n, epochs=4):
-    """Print the loss of a batch of `unseen` sentences after each epoch: our `model`'s, and the Trainer's `copied` one's. The schedule is
-    the same, but that the Trainer's first step has learning rate 0."""
+def loss_among(known, batch, model):
+    """Mean cross-entropy of a batch's targets among the token ids `known` (K, sorted): those that ours has learnt to tell apart."""
+    model.eval()
+    with torch.no_grad():
+        logits, labels = model(**batch).logits, batch["labels"]
+    if not model.config.is_encoder_decoder:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    where = torch.isin(labels, known)
+    return torch.nn.functional.cross_entropy(logits[where][:, known].float(), torch.searchsorted(known, labels[where])).item()
+
+
+def compare_curves(title, model, copied, loss, ours, theirs, n, epochs=4):
+    """Print the `loss` of sentences that none has seen, after each epoch: of our `model`, of ours trained with random batches, as the
+    Trainer's are, and of the Trainer's `copied` one. The schedule is the same, but that the Trainer's first step has learning rate 0."""
     from transformers import TrainerCallback
     if ONLY not in f"curve, {title}":
         return
-    found = [], []
-
-    def note(model, curve):
-        model.eval()
-        with torch.no_grad():
-            curve.append(model(**unseen).loss.item())
+    found = {"ours": [], "ours with random batches": [], "the Trainer's": []}
 
     class Note(TrainerCallback):
         def on_epoch_end(self, *_, **__):
-            note(copied, found[1])
-    ours(epochs, lambda _: note(model, found[0]))
+            found["the Trainer's"].append(loss(copied))
+    ours(epochs=epochs, on_epoch=lambda _: found["ours"].append(loss(model)))
+    with patch.object(students, "length_bucketed_batches", random_batches):
+        ours(epochs=epochs, on_epoch=lambda _: found["ours with random batches"].append(loss(model)))
     theirs(num_train_epochs=epochs, warmup_steps=max(1, epochs * -(-n // 8) // 20), callbacks=[Note()])
-    curves = ["  ".join(f"{x:.3f}" for x in curve) for curve in found]
-    print(f"curve, {title}, loss of other sentences after each epoch: ours {curves[0]}, the Trainer's {curves[1]}", flush=True)
+    print(f"curve, {title}, loss of other sentences after each epoch: "
+          + ", ".join(f"{whose} {'  '.join(f'{x:.3f}' for x in curve)}" for whose, curve in found.items()), flush=True)
 
 
 def bench_train_causal(args, rows, others, task, recipe):
@@ -249,28 +284,30 @@ def bench_train_causal(args, rows, others, task, recipe):
     embeddings, as ours."""
     made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
-    unseen = causal_batch([made.encode_example(x.input, x.output) for x in others])
-    made.vocabulary.clear()                                             # its targets' tokens alone: not those of the unseen
     encoded = [made.encode_example(x.input, x.output) for x in rows]
+    known = torch.tensor(sorted(made.vocabulary))
+    unseen = causal_batch([made.encode_example(x.input, x.output) for x in others])
+    made.vocabulary = set(known.tolist())                               # its targets' tokens alone: not those of the unseen
 
-    def ours():
+    def ours(seed=0, epochs=1, on_epoch=None):
         made.model.load_state_dict(start)
-        students.train(made, rows, recipe, quiet=True)
+        students.train(made, rows, replace(recipe, epochs=epochs), seed, quiet=True, on_epoch=on_epoch)
 
     copied = copy.deepcopy(made.model)
 
-    def theirs(all_weights, **settings):
+    def theirs(all_weights=False, **settings):
         copied.load_state_dict(start)
         copied.requires_grad_(True)
         for embeddings in (copied.get_input_embeddings(), copied.get_output_embeddings()):
             embeddings.requires_grad_(all_weights)
         trainer(copied, encoded, 8, causal_batch, learning_rate=recipe.lr, **{"num_train_epochs": 1, **settings})
-    for title, all_weights in (("Trainer's defaults", True), ("the Trainer, embeddings staying as they are", False)):
-        compare(f"train, the LLM, {len(rows)} examples, {title}", ours, lambda: theirs(all_weights), args.repeats, count=len(rows))
-
-    made.model.load_state_dict(start)
-    compare_curves("the LLM", unseen, made.model, copied, lambda epochs, note: students.train(made, rows, replace(recipe, epochs=epochs), quiet=True, on_epoch=note),
-                   lambda **settings: theirs(False, **settings), len(rows))
+    best = {"train_sampling_strategy": "group_by_length", "bf16": True}
+    for title, settings in (("Trainer's defaults", {"all_weights": True}), ("the Trainer, embeddings staying as they are", {}),
+                            ("the Trainer, embeddings staying as they are, batches of similar length and bf16", best)):
+        compare(f"train, the LLM, {len(rows)} examples, {title}", ours, lambda: theirs(**settings), args.repeats, count=len(rows))
+    for seed in range(3):
+        compare_curves(f"the LLM, seed {seed}", made.model, copied, partial(loss_among, known, unseen), partial(ours, seed),
+                       lambda **settings: theirs(seed=seed, **settings), len(rows))
 
 
 def constrained(cursors, end, rows_before):
@@ -323,19 +360,26 @@ def generate(made, inputs, batch_size, ordered=False, constrain=True):
 def bench_decode(args):
     """A split labelled by a trained student. `generate` decodes without a constraint, as the authors do, and with it."""
     rows, task = gold(2000)
-    made = fresh(students.tiny_t5, rows, task)
+    made = pointed_tiny([x.input for x in rows], task)
     students.train(made, rows[:1000], replace(students.RECIPES["tiny"], epochs=6), quiet=True)
     inputs = [x.input for x in rows[1000:1000 + (args.n or 256)]]
 
     def ours():
         return [label.output for label in students.label(made, inputs, quiet=True)]
-    for batch_size, ordered, constrain in ((8, False, False), (8, False, True), (64, True, False), (64, True, True)):
-        how = f"batches of {batch_size}" + ", sorted" * ordered + ", constrained" * constrain
-        compare(f"decode, {len(inputs)} sentences, generate in {how}", ours,
-                lambda: generate(made, inputs, batch_size, ordered, constrain), args.repeats, count=len(inputs))
-    with fp32():
-        same = sum(a == b for a, b in zip(ours(), generate(made, inputs, 64, True)))
-    print(f"    in fp32, constrained, the same outputs: {same} of {len(inputs)}")
+    outputs = {}
+
+    def theirs(*how):
+        outputs["theirs"] = generate(made, inputs, *how)
+    for batch_size, ordered, constrain, plainly in ((8, False, False, False), (8, False, True, False), (8, False, True, True),
+                                                    (64, True, False, False), (64, True, True, False), (64, True, True, True)):
+        how = f"batches of {batch_size}" + ", sorted" * ordered + ", constrained" * constrain + ", both in fp32" * plainly
+        with fp32() if plainly else nullcontext():
+            measured = compare(f"decode, {len(inputs)} sentences, generate in {how}", ours, lambda: theirs(batch_size, ordered, constrain),
+                               args.repeats, count=len(inputs))
+            if measured:
+                f1s = [bracket_scores([x.output for x in rows[1000:]][:len(inputs)], found, inputs)["f1"] for found in (ours(), outputs["theirs"])]
+                print(f"    the same outputs: {sum(a == b for a, b in zip(ours(), outputs['theirs']))} of {len(inputs)}; "
+                      f"F1 {f1s[0]:.1f} and {f1s[1]:.1f}", flush=True)
 
 
 def bench_teacher(args):
@@ -456,6 +500,33 @@ def three_products():
         yield
 
 
+@contextmanager
+def separate_weights(made):
+    """Every layer's weights by themselves, put together for every step."""
+    roles = {}
+    for name, weight in made.model.named_parameters():
+        roles.setdefault(re.sub(r"block\.\d+\.|\.weight$", "", name), []).append(weight)
+
+    def prepare(self, *args, prepare=t5.T5.prepare, **more):
+        with patch.object(self, "stacks", {role: torch.stack(weights) for role, weights in roles.items()}):
+            return prepare(self, *args, **more)
+    with patch.object(made, "weights", lambda: list(made.model.parameters())), patch.object(t5.T5, "prepare", prepare):
+        yield
+
+
+def feed_and_read_anew(self, new, feed=t5.T5Decoder.feed):
+    """The input's keys and values computed for every token."""
+    self.memory.read = t5.Memory(self.t5, self.read, self.mask, room=1).read
+    return feed(self, new)
+
+
+class Scattered(t5.Memory):
+    """The input's keys and values lie as their product has left them, so that every product with them copies them."""
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.read = [tuple(part.transpose(1, 2).contiguous().transpose(1, 2) for part in pair) for pair in self.read]
+
+
 def copied_memory(self, layer, keys, values):
     """A cache that is copied for every new token."""
     if self.own is not None:
@@ -519,6 +590,12 @@ def techniques_of_tiny(rows, task):
     def label(made=tiny):
         students.label(made, inputs, quiet=True)
 
+    small = fresh(small_t5, rows, task)
+    all_tokens = set(range(small.model.config.vocab_size))
+
+    def train_small():
+        students.train(small, rows[:64], replace(students.RECIPES["encoder-decoder"], epochs=1, batch_size=8), quiet=True)
+
     def arrays_or_lists():
         encoded = [tiny.encode_example(x.input, x.output) for x in rows]
         arrays = mebibytes(lambda: TokenArrays((encoded[i % len(rows)] for i in range(100_000)), len(tiny.tokenizer)))
@@ -532,9 +609,15 @@ def techniques_of_tiny(rows, task):
              ("tiny trains: a random number for eight elements", train_alone,
               without(t5.T5, "drop", lambda self, x: torch.nn.functional.dropout(x, 0.1, self.training))),
              ("tiny trains: batches of similar length", train_alone, without(students, "length_bucketed_batches", random_batches)),
+             ("tiny trains: one tensor for all layers' weights", train_alone, partial(separate_weights, tiny)),
              (f"tiny trains: {bf16}", train_alone, otherwise),
+             ("t5-small's size trains: only the embeddings of tokens that examples hold", train_small, without(small, "vocabulary", all_tokens)),
+             ("t5-small's size trains: one tensor for all layers' weights", train_small, partial(separate_weights, small)),
+             (f"t5-small's size trains: {bf16}", train_small, otherwise),
              ("tiny labels: T5 in few operations", partial(label, without_pointer), without(without_pointer, "t5", None)),
              ("tiny labels: one product for queries, keys and values", label, three_products),
+             ("tiny labels: the input's keys and values computed once", label, without(t5.T5Decoder, "feed", feed_and_read_anew)),
+             ("tiny labels: the input's keys and values put in order", label, without(t5, "Memory", Scattered)),
              ("tiny labels: a cache that grows by doubling", label, without(t5.Memory, "extended", copied_memory)),
              ("tiny labels: batches of 256, not of 8", label,
               without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
@@ -606,9 +689,9 @@ def bench_pipeline(args):
 
 
 def pipeline(args, settings):
-    """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model
-    without our pointer to the next word, Adafactor on each weight by itself, same schedule, epochs and size of batches) and generate
-    (batches of 8; without and with our constraint). Times are without loading the packages."""
+    """3-stage MCKD on the bundled sample: mckd.py, and the same five trainings and relabellings by Seq2SeqTrainer (same model,
+    Adafactor on each weight by itself, same schedule, epochs and size of batches) and generate (batches of 8; without and with
+    our constraint). Times are without loading the packages."""
     from transformers import DataCollatorForSeq2Seq
     data = load_data(settings.data, unlabeled=args.n)
     task = make_task(data.config)
@@ -620,13 +703,13 @@ def pipeline(args, settings):
             f1s["ours"] = mckd.execute(replace(settings, out=folder))["test"]["f1"]
 
     def student(examples, inputs, constrain):
-        made = students.make_student("tiny", task, [x.input for x in data.labeled + data.unlabeled])
+        made = pointed_tiny([x.input for x in data.labeled + data.unlabeled], task)
         recipe = students.RECIPES["tiny"]
         epochs = max(recipe.epochs, -(-recipe.min_steps // -(-len(examples) // recipe.batch_size)))
         for rows, times, lr in ((examples, epochs, recipe.lr), (data.labeled, settings.gold_epochs, recipe.lr * recipe.gold_lr)):
             encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
             optimizer = torch.optim.Adafactor(made.model.parameters(), lr=lr)
-            trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer, made.model),
+            trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer),
                     (optimizer, None), num_train_epochs=times, warmup_steps=max(1, times * -(-len(rows) // recipe.batch_size) // 20),
                     max_grad_norm=0)
         return dict(zip(inputs, generate(made, inputs, 8, constrain=constrain)))

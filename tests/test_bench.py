@@ -2,6 +2,7 @@
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -12,6 +13,8 @@ import student as students
 import teacher as teachers
 from conftest import ROOT, random_sentence, tiny_llama
 from data import decoding, t5
+from data.batches import padded
+from data.splits import Example
 from data.tasks import make_task
 
 TASKS = [make_task({"task": "tree"}), make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-x"]})]
@@ -25,7 +28,7 @@ def outputs(student):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
     (t5.T5, "prepare", bench.prepare_apart), (t5.Memory, "extended", bench.copied_memory), (t5, "candidate_logits", bench.all_logits),
-    (students, "STAY", 0)], ids=lambda x: x if isinstance(x, str) else "")
+    (t5.T5Decoder, "feed", bench.feed_and_read_anew), (t5, "Memory", bench.Scattered), (students, "STAY", 0)], ids=lambda x: x if isinstance(x, str) else "")
 def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
     made = students.make_student("tiny", task, INPUTS)
     fast = outputs(made)
@@ -45,11 +48,40 @@ def test_a_causal_lm_writes_the_same_the_plain_way(fp32, task, bpe_tokenizer, wh
             assert outputs(made) == fast
 
 
+def test_transformers_has_the_same_model(fp32):
+    """Told where in the input it is, its loss is ours, and generate writes what we write."""
+    rows, task = bench.gold(20)
+    inputs = [x.input for x in rows]
+    made = bench.pointed_tiny(inputs, task)
+    batch = [made.encode_example(x.input, x.output) for x in rows]
+    sources, targets = (padded(column, fill, bench.CPU) for column, fill in zip(zip(*batch), (made.pad, -100)))
+    with torch.no_grad():
+        theirs = made.model(input_ids=sources, attention_mask=(sources != made.pad).long(), labels=targets).loss
+        assert theirs.item() == pytest.approx(made.loss(batch).item(), abs=1e-4)
+    found = [label.output for label in students.label(made, inputs, quiet=True)]
+    assert bench.generate(made, inputs, 8) == found == bench.generate(made, inputs, 5, ordered=True)
+
+
+def test_weights_by_themselves_learn_the_same(fp32):
+    examples = [Example(x, TASKS[0].fallback(x)) for x in INPUTS]
+    recipe = students.RECIPES["encoder-decoder"].changed(epochs=2, batch_size=8)
+    found = []
+    for apart in (False, True):
+        made = students.make_student("tiny", TASKS[0], INPUTS)
+        with bench.separate_weights(made) if apart else nullcontext():
+            students.train(made, examples, recipe, quiet=True)
+        found.append(made.model.state_dict())
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("arguments, told", [
     (["score", "--n", "40"], "score, 40 trees"), (["scale", "--n", "300"], "scale, three stages of 300 sentences"),
-    (["techniques", "--only", "doubling"], "tiny labels: a cache that grows by doubling")], ids=["score", "scale", "techniques"])
+    (["techniques", "--only", "doubling"], "tiny labels: a cache that grows by doubling"),
+    (["train", "--n", "16", "--only", "train, tiny, 16 examples, Seq"], "train, tiny, 16 examples, Seq2SeqTrainer's defaults")],
+    ids=["score", "scale", "techniques", "train"])
 def test_parts_run(arguments, told):
-    if arguments[0] == "score":
-        pytest.importorskip("nltk")
+    if arguments[0] in ("score", "train"):
+        pytest.importorskip({"score": "nltk", "train": "accelerate"}[arguments[0]])
     done = subprocess.run([sys.executable, "tests/bench.py", *arguments, "--repeats", "1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(told), done.stdout + done.stderr
