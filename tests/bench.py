@@ -358,7 +358,8 @@ def generate(made, inputs, batch_size, ordered=False, constrain=True):
 
 
 def bench_decode(args):
-    """A split labelled by a trained student. `generate` decodes without a constraint, as the authors do, and with it."""
+    """A split labelled by a trained `tiny`. `generate` decodes without a constraint, as the authors do, and with it. Last, two
+    students, as a stage has them: ours at the same time, with one thread each, and generate one after the other."""
     rows, task = gold(2000)
     made = pointed_tiny([x.input for x in rows], task)
     students.train(made, rows[:1000], replace(students.RECIPES["tiny"], epochs=6), quiet=True)
@@ -380,6 +381,9 @@ def bench_decode(args):
                 f1s = [bracket_scores([x.output for x in rows[1000:]][:len(inputs)], found, inputs)["f1"] for found in (ours(), outputs["theirs"])]
                 print(f"    the same outputs: {sum(a == b for a, b in zip(ours(), outputs['theirs']))} of {len(inputs)}; "
                       f"F1 {f1s[0]:.1f} and {f1s[1]:.1f}", flush=True)
+    if FORKS:
+        compare(f"decode, two tiny, {len(inputs)} sentences each, generate in batches of 8, constrained", lambda: at_the_same_time(ours, ours),
+                lambda: (theirs(8, False, True), theirs(8, False, True)), args.repeats, count=2 * len(inputs))
 
 
 def bench_teacher(args):
