@@ -764,17 +764,17 @@ def write_pool(folder, n):
             labels.write(f'{{"input": "{x}", "output": "{bracketed(x)}"}}\n')
 
 
-def peak_memory():
-    """The most that this process has had so far, in MiB."""
+def memory(now=False):
+    """The most that this process has had so far, or what it has now, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():                                                 # Linux, whose ru_maxrss counts in what the parent had
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    import resource                                                     # Windows has none
+        return int(status.read_text().split("VmRSS:" if now else "VmHWM:")[1].split()[0]) / 1024
+    import resource                                                     # which tells only the most; Windows has none
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 ** (2 if sys.platform == "darwin" else 1)
 
 
 def three_stages(folder):
-    """(seconds, MiB) of a run of mckd.py in this process, beyond what it has taken before."""
+    """(seconds, MiB) of a run of mckd.py in this process: the most memory in it, beyond what the imports hold."""
     def train(student, examples, *_):
         encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
         lengths = [len(source) + len(target) for source, target in encoded]
@@ -787,10 +787,10 @@ def three_stages(folder):
     mckd.train, students.Seq2SeqStudent.label_each, parallel.FORKS = train, label_each, False      # all in one process, to be counted
     os.chdir(folder)
     shapes()
-    before, began = peak_memory(), time.perf_counter()
+    before, began = memory(now=True), time.perf_counter()
     with redirect_stdout(None):
         mckd.execute(mckd.Settings(data=".", out="run", stages=3, device="cpu", quiet=True))
-    return time.perf_counter() - began, peak_memory() - before
+    return time.perf_counter() - began, memory() - before
 
 
 def bench_scale(args):
