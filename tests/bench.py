@@ -242,10 +242,13 @@ def bench_train(args):
         bench_train_causal(args, rows[:len(rows) // 4], others[:16], task, replace(students.RECIPES["causal"], min_steps=0, batch_size=8))
 
 
-def causal_batch(batch):
-    """(source, target) pairs of token ids as a causal LM of transformers takes them, with its loss over the targets."""
-    ids = [source + target for source, target in batch]
-    labels = [[-100] * len(source) + target for source, target in batch]
+def whole_sequences(pairs):
+    """(source, target) pairs of token ids as transformers takes them from a causal LM's user: the loss is the targets'."""
+    return [{"input_ids": source + target, "labels": [-100] * len(source) + target} for source, target in pairs]
+
+
+def causal_batch(sequences):
+    ids, labels = ([x[key] for x in sequences] for key in ("input_ids", "labels"))
     return {"input_ids": padded(ids, 0, CPU), "labels": padded(labels, -100, CPU), "attention_mask": padded([[1] * len(x) for x in ids], 0, CPU)}
 
 
@@ -284,9 +287,9 @@ def bench_train_causal(args, rows, others, task, recipe):
     embeddings, as ours."""
     made = students.CausalStudent(*load_causal_lm(args.llm), task, CPU)
     start = {name: weight.clone() for name, weight in made.model.state_dict().items()}
-    encoded = [made.encode_example(x.input, x.output) for x in rows]
+    encoded = whole_sequences(made.encode_example(x.input, x.output) for x in rows)
     known = torch.tensor(sorted(made.vocabulary))
-    unseen = causal_batch([made.encode_example(x.input, x.output) for x in others])
+    unseen = causal_batch(whole_sequences(made.encode_example(x.input, x.output) for x in others))
     made.vocabulary = set(known.tolist())                               # its targets' tokens alone: not those of the unseen
 
     def ours(seed=0, epochs=1, on_epoch=None):
@@ -651,7 +654,7 @@ def techniques_of_an_llm(spec, rows, task):
             students.label(llm, inputs[:64], quiet=True)
 
     def loss_over_all_tokens(batch):
-        return llm.model(**causal_batch(batch), use_cache=False).loss
+        return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
 
     @contextmanager
     def all_weights():
