@@ -23,6 +23,7 @@ from data.decoding import candidate_logits
 
 EMBEDDINGS = "shared", "lm_head"            # of what is read, and of what is written where that is another matrix
 
+
 def stack_weights(model):
     """{role: Parameter (layers, rows, columns)}; the model's own weights become slices of them, so it still saves itself."""
     roles = {}
