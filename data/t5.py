@@ -53,7 +53,7 @@ class T5:
     def prepare(self, dtype, training=False, known=None):
         """Convert the weights to `dtype`, and put what is multiplied with the same states side by side. Embeddings stay as they are;
         with `known`, sorted token ids (K), only their rows are there, and a token is from then on its place among them: training
-        t5-small takes 1.3 times as long with all 32,128 rows."""
+        t5-small takes 1.4 times as long with all 32,128 rows."""
         self.dtype, self.training = dtype, training
         w = {role: stack if "norm" in role or "bias" in role or role in EMBEDDINGS else stack.to(dtype) for role, stack in self.stacks.items()}
         if known is not None:
