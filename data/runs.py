@@ -40,7 +40,7 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students agree no more than before"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students' agreement rises by less than a point, six at most"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
