@@ -19,15 +19,14 @@ from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
-from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
-from transformers import AddedToken, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, T5Tokenizer
+from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose_greedily, context_length, fast_dtype,
                            make_cursor)
-from data.models import identified, load_causal_lm, load_config
+from data.models import identified, load_causal_lm, load_config, load_encoder_decoder
 from data.splits import DataError, Label, read_sentences, run_command, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
@@ -87,12 +86,7 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if kind == "causal":
         return CausalStudent(*load_causal_lm(spec), task, device)
-    try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
-        return Seq2SeqStudent(model, tokenizer, task, device, kind)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {str(error).splitlines()[0]}") from None
+    return Seq2SeqStudent(*load_encoder_decoder(spec), task, device, kind)
 
 
 def student_kind(spec):
@@ -152,7 +146,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     if recipe.optimizer == "Adafactor":
         optimizer = torch.optim.Adafactor(weights, lr=recipe.lr)
     else:
-        optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=0.0, fused=True)      # the LLM: 1.1 times as fast
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup)))
@@ -200,14 +194,16 @@ class Seq2SeqStudent:
         start = model.config.decoder_start_token_id
         self.start = self.pad if start is None else start
         # The tokens that it learns to tell apart: all of a vocabulary of its own; of a pretrained one those of the examples so far.
-        every = kind == "tiny" or task.kind == "text"
-        self.vocabulary = set(range(model.config.vocab_size)) if every else {self.pad, self.start, *self.end, *self.encode.all(task.symbols)}
+        self.vocabulary = {self.pad, self.start, *self.end, *self.encode.all(task.symbols)}
+        if kind == "tiny" or task.kind == "text":
+            self.vocabulary.update(range(model.config.vocab_size))
 
     def encode_input(self, input):
         words = self.task.copied(input) if self.kind == "tiny" else split_words(input)
         return self.encode.all(words)[:self.longest - 1] + self.end
 
     def encode_example(self, input, output):
+        """(source, target), token ids, which it knows from then on."""
         source, target = self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.longest - 1] + self.end
         self.vocabulary.update(source, target)
         return source, target
@@ -382,13 +378,12 @@ def load_student(folder, device=torch.device("cpu")):
     try:
         about = json.loads((Path(folder) / "student.json").read_text(encoding="utf-8"))
         task = make_task(about)
-        if about["kind"] == "causal":
-            student = CausalStudent(*load_causal_lm(folder), task, device)
-            student.vocabulary = set(about["vocabulary"])
-            return student
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-        return Seq2SeqStudent(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), task, device, about["kind"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if about["kind"] != "causal":
+            return Seq2SeqStudent(*load_encoder_decoder(folder), task, device, about["kind"])
+        student = CausalStudent(*load_causal_lm(folder), task, device)
+        student.vocabulary = set(about["vocabulary"])
+        return student
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None
 
 

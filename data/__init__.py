@@ -4,7 +4,7 @@
     trees.py     Penn, labelled and bare trees: reading, cleaning, writing, drawing, spans
     tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
     noise.py     gold with errors made to measure, for teaching
-    models.py    a pretrained causal LM, loaded
+    models.py    pretrained models, loaded
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
     t5.py        T5 in few and large operations, for the small students
     batches.py   token arrays and batches

@@ -1,4 +1,4 @@
-"""Loading a pretrained causal LM: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
+"""Loading pretrained models: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
 import hashlib
 import logging
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from data.splits import DataError, save_folder
 
@@ -34,6 +34,15 @@ def load_causal_lm(spec):
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
     return model.eval(), tokenizer
+
+
+def load_encoder_decoder(spec):
+    """(model, tokenizer) of a folder or a hub name; fp32 weights, from safetensors only. Raises DataError."""
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        return model, AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {str(error).splitlines()[0]}") from None
 
 
 def load_config(spec, expected):

@@ -216,6 +216,18 @@ def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | No
     return found
 
 
+def check_place_of_labels(path: str | Path) -> None:
+    """DataError unless pseudolabels may be written to `path`: over nothing but other pseudolabels."""
+    place = Path(path).resolve()
+    if place.exists() and not place.is_file() or not place.parent.is_dir():
+        raise DataError(f"--out {path}: expected a file in a folder that exists")
+    if place.name in [f"{split}.jsonl" for split in SPLITS] and (place.parent / "task.json").exists():
+        raise DataError(f"--out {path}: expected another file than a split of a data folder")
+    if place.exists() and place.stat().st_size:
+        for _ in read_pseudolabels(place):
+            pass                                            # what is no file of pseudolabels is refused
+
+
 def read_sentences(lines: BinaryIO) -> list[str]:
     """Sentences, one a line, of standard input. Lines of bytes end at \\n alone. DataError for what is none."""
     found = []

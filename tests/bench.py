@@ -191,12 +191,15 @@ def pointed_tiny(texts, task):
 
 def trainer(model, encoded, batch_size, collate, optimizers=(None, None), callbacks=(), **settings):
     """One training by transformers' Trainer."""
-    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        settings = Seq2SeqTrainingArguments(
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, trainer_pt_utils
+    # Where it groups by length, it sorts few batches of a small set at a time: here as many as ours, 32.
+    as_wide = partial(trainer_pt_utils.get_length_grouped_indices, mega_batch_mult=32)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), \
+            patch.object(trainer_pt_utils, "get_length_grouped_indices", as_wide):
+        arguments = Seq2SeqTrainingArguments(
             folder, per_device_train_batch_size=batch_size, save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
             use_cpu=True, dataloader_pin_memory=False, **settings)
-        Seq2SeqTrainer(model, settings, train_dataset=encoded, data_collator=collate, optimizers=optimizers, callbacks=list(callbacks)).train()
+        Seq2SeqTrainer(model, arguments, train_dataset=encoded, data_collator=collate, optimizers=optimizers, callbacks=list(callbacks)).train()
 
 
 def bench_train(args):
@@ -232,8 +235,9 @@ def bench_train(args):
                 copy_start(2 * args.repeats + 2)
                 compare(f"train, two {name}, {len(rows)} examples each, {title}", lambda: at_the_same_time(ours, ours),
                         lambda: (theirs(**settings), theirs(**settings)), args.repeats, count=2 * len(rows))
-        known = torch.tensor(sorted(made.vocabulary))                   # now, before it knows the tokens of the unseen, too
+        known = torch.tensor(sorted(made.vocabulary))
         unseen = collate([dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in others])
+        made.vocabulary = set(known.tolist())                           # without the tokens of the unseen alone
         for seed in range(3):
             copy_start(1)
             compare_curves(f"{name}, seed {seed}", made.model, copies[0], partial(loss_among, known, unseen), partial(ours, seed),
@@ -391,11 +395,11 @@ def bench_decode(args):
 
 def bench_teacher(args):
     with bundled_sample() as folder:
-        data = load_data(folder)
-    task = make_task(data.config)
-    task.learn(data.labeled)
-    inputs = [x.input for x in data.unlabeled[:args.n or 50]]
-    made = teachers.make_teacher(args.llm, task, data)
+        given = load_data(folder)
+    task = make_task(given.config)
+    task.learn(given.labeled)
+    inputs = [x.input for x in given.unlabeled[:args.n or 50]]
+    made = teachers.make_teacher(args.llm, task, given)
     with fp32():
         list(made.label(inputs[:1]))                                    # loads the model
     tokenizer, end = made.tokenizer, teachers.line_ends(made.tokenizer)
@@ -700,20 +704,20 @@ def pipeline(args, settings):
     Adafactor on each weight by itself, same schedule, epochs and size of batches) and generate (batches of 8; without and with
     our constraint). Times are without loading the packages."""
     from transformers import DataCollatorForSeq2Seq
-    data = load_data(settings.data, unlabeled=args.n)
-    task = make_task(data.config)
-    task.learn(data.labeled)
-    test, f1s = [x.input for x in data.test], {}
+    given = load_data(settings.data, unlabeled=args.n)
+    task = make_task(given.config)
+    task.learn(given.labeled)
+    test, f1s = [x.input for x in given.test], {}
 
     def ours():
         with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             f1s["ours"] = mckd.execute(replace(settings, out=folder))["test"]["f1"]
 
     def student(examples, inputs, constrain):
-        made = pointed_tiny([x.input for x in data.labeled + data.unlabeled], task)
+        made = pointed_tiny([x.input for x in given.labeled + given.unlabeled], task)
         recipe = students.RECIPES["tiny"]
         epochs = max(recipe.epochs, -(-recipe.min_steps // -(-len(examples) // recipe.batch_size)))
-        for rows, times, lr in ((examples, epochs, recipe.lr), (data.labeled, settings.gold_epochs, recipe.lr * recipe.gold_lr)):
+        for rows, times, lr in ((examples, epochs, recipe.lr), (given.labeled, settings.gold_epochs, recipe.lr * recipe.gold_lr)):
             encoded = [dict(zip(("input_ids", "labels"), made.encode_example(x.input, x.output))) for x in rows]
             optimizer = torch.optim.Adafactor(made.model.parameters(), lr=lr)
             trainer(made.model, encoded, recipe.batch_size, DataCollatorForSeq2Seq(made.tokenizer),
@@ -722,14 +726,14 @@ def pipeline(args, settings):
         return dict(zip(inputs, generate(made, inputs, 8, constrain=constrain)))
 
     def theirs(constrain):
-        y = {label.input: label.output for label in read_pseudolabels(data.folder / "pseudolabels.jsonl")}
-        D_A, D_B = mckd.partition([x.input for x in data.unlabeled], 0)
+        y = {label.input: label.output for label in read_pseudolabels(given.folder / "pseudolabels.jsonl")}
+        D_A, D_B = mckd.partition([x.input for x in given.unlabeled], 0)
         for _ in range(2):
             y = student([Example(x, y[x]) for x in D_A], D_B + test, constrain) | student([Example(x, y[x]) for x in D_B], D_A + test, constrain)
         y = student([Example(x, y[x]) for x in D_A + D_B], test, constrain)
-        f1s["theirs"] = bracket_scores([x.output for x in data.test], [y[x] for x in test], test)["f1"]
+        f1s["theirs"] = bracket_scores([x.output for x in given.test], [y[x] for x in test], test)["f1"]
     for constrain in (True, False):
-        title = f"pipeline, {len(data.unlabeled)} unlabeled sentences, generate with{'' if constrain else 'out'} the constraint"
+        title = f"pipeline, {len(given.unlabeled)} unlabeled sentences, generate with{'' if constrain else 'out'} the constraint"
         if compare(title, ours, lambda: theirs(constrain), args.repeats, warm_up=False):
             print(f"    test F1: {f1s['ours']:.1f} and {f1s['theirs']:.1f}", flush=True)
 
@@ -798,11 +802,11 @@ def three_stages(folder):
 
 def bench_scale(args):
     for n in [args.n] if args.n else [1000, 10_000, 100_000, 1_000_000]:
-        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             write_pool(Path(folder), n)
-            seconds, memory = fresh.submit(three_stages, folder).result()
+            seconds, mebibytes = process.submit(three_stages, folder).result()
             print(f"scale, three stages of {n:,} sentences: {seconds:.1f} seconds, {1000 * seconds / n:.3f} per 1,000; "
-                  f"{memory:,.0f} MiB beyond the imports", flush=True)
+                  f"{mebibytes:,.0f} MiB beyond the imports", flush=True)
 
 
 def main():

@@ -28,7 +28,8 @@ def outputs(student):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
     (t5.T5, "prepare", bench.prepare_apart), (t5.Memory, "extended", bench.copied_memory), (t5, "candidate_logits", bench.all_logits),
-    (t5.T5Decoder, "feed", bench.feed_and_read_anew), (t5, "Memory", bench.Scattered), (students, "STAY", 0)], ids=lambda x: x if isinstance(x, str) else "")
+    (t5.T5Decoder, "feed", bench.feed_and_read_anew), (t5, "Memory", bench.Scattered), (students, "STAY", 0)],
+    ids=lambda x: x if isinstance(x, str) else "")
 def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
     made = students.make_student("tiny", task, INPUTS)
     fast = outputs(made)
