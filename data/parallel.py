@@ -38,7 +38,7 @@ def in_processes(*works):
 
 def side_by_side(*labellings):
     """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a process: two take about
-    a quarter longer than one. What they do reaches this process through the run's folder; what one fails at, this process does
+    a third longer than one. What they do reaches this process through the run's folder; what one fails at, this process does
     again, and says what is wrong."""
     def work(student, inputs, place):
         student.place = place
