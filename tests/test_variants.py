@@ -65,3 +65,18 @@ def test_weights_are_averaged_over_the_last_two_epochs(monkeypatch):
     for how, epochs in (({}, 4), ({"averaged": True}, 3.5), ({"epochs": 0.5}, 2), ({"epochs": 2}, 8)):
         torch.manual_seed(0)
         assert trial.measure([], 0, **how) == (pytest.approx(epochs), pytest.approx(epochs))
+
+
+def test_noise_replaces_its_share_of_an_inputs_tokens():
+    inputs = [f"fly to city {i}" for i in range(300)]
+    task = make_task({"task": "tree"})
+    trial = Trial(SimpleNamespace(labeled=[], unlabeled=[Example(x) for x in inputs]), task, [dict.fromkeys(inputs)])
+    made = trial.student(0)
+    examples = [Example(x, task.fallback(x)) for x in inputs]
+    plain = [made.encode_example(*x) for x in examples]
+    with trial.noise(made, 0.3, 0):
+        noisy = [made.encode_example(*x) for x in examples]
+    assert [made.encode_example(*x) for x in examples] == plain
+    pairs = [pair for (source, target), (other, same) in zip(plain, noisy) for pair in zip(source[:-1], other[:-1], strict=True)]
+    assert all(source[-1] == other[-1] and target == same for (source, target), (other, same) in zip(plain, noisy))
+    assert 0.1 < sum(a != b for a, b in pairs) / len(pairs) < 0.32          # some are replaced by what they are

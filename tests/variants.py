@@ -9,6 +9,7 @@ import argparse
 import math
 import random
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -94,7 +95,9 @@ class Trial:
             "prompt 0, 70% at random": (
                 lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
             "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
-            "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": copied}),
+            "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": (copied, 2, 0.0)}),
+            "prompt 0, after four epochs of denoising sentences": (lambda seed: self.examples(first), {"before": (copied * 4, 1, 0.3)}),
+            "prompt 0, after twelve epochs of denoising sentences": (lambda seed: self.examples(first), {"before": (copied * 12, 1, 0.3)}),
             "prompt 0, half the epochs": (lambda seed: self.examples(first), {"epochs": 0.5}),
             "prompt 0, twice the epochs": (lambda seed: self.examples(first), {"epochs": 2}),
             "prompt 0, the mean of the weights after the last two epochs": (lambda seed: self.examples(first), {"averaged": True}),
@@ -102,13 +105,28 @@ class Trial:
             "a student's of the other three quarters (two stages, four parts)": (lambda seed: self.examples(self.relabelled(seed, 4)), {}),
             "prompt 0's and a student's of the other half": (lambda seed: self.examples(first) + self.examples(self.relabelled(seed)), {})}
 
-    def measure(self, examples, seed, smoothing=0.0, before=(), epochs=1, averaged=False):
-        """F1 on valid after the labels alone, and after gold. `epochs`: times as many as the recipe has."""
+    @contextmanager
+    def noise(self, student, rate, seed):
+        """Inside, each token of an example's input is with probability `rate` another one, drawn from those of all inputs."""
+        chance, encode = random.Random(seed), student.encode_example
+        tokens = [token for x in self.inputs for token in student.encode_input(x)[:-1]]
+
+        def noisy(input, output):
+            source, target = encode(input, output)
+            return [chance.choice(tokens) if chance.random() < rate else token for token in source[:-1]] + source[-1:], target
+        with patch.object(student, "encode_example", noisy):
+            yield
+
+    def measure(self, examples, seed, smoothing=0.0, before=None, epochs=1, averaged=False):
+        """F1 on valid after the labels alone, and after gold. `before`: what is learnt first, for how many epochs, and the rate of noise
+        in its inputs. `epochs`: times as many as the recipe has."""
         made, plain, after_epoch = self.student(seed), students.cross_entropy, []
         recipe = replace(self.recipe, epochs=int(epochs * self.recipe.epochs), min_steps=int(epochs * self.recipe.min_steps))
         with patch.object(students, "cross_entropy", lambda *given: plain(*given, label_smoothing=smoothing)):
             if before:
-                train(made, before, replace(self.recipe, epochs=2, min_steps=0), seed, quiet=True)
+                copies, times, rate = before
+                with self.noise(made, rate, seed):
+                    train(made, copies, replace(self.recipe, epochs=times, min_steps=0), seed, quiet=True)
             train(made, examples, recipe, seed, quiet=True,
                   on_epoch=lambda _: after_epoch.append({name: weight.clone() for name, weight in made.model.state_dict().items()}))
         if averaged:
