@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
 from data.models import identified, load_causal_lm
 from data.noise import noisy
-from data.splits import (SPLITS, DataError, Label, check_place_of_labels, load_data, read_labels, read_pseudolabels, run_command,
+from data.splits import (SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, run_command,
                          write_jsonl)
 from data.tasks import make_task
 from data.trees import split_words
@@ -394,14 +394,14 @@ def main():
     wanted = [split.strip() for split in args.split.split(",")]
     if unknown := set(wanted).difference(SPLITS):
         raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
-    check_place_of_labels(args.out)
+    out = place_of_labels(args.out)
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
     if not inputs:
         raise DataError(f"{data.folder}: expected sentences to label, found none in --split {args.split}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
-    write_jsonl(Path(args.out).resolve(), labels)
+    write_jsonl(out, labels)
     print(f"{args.out}: {len(labels)} pseudolabels by {teacher.name}")
 
 

@@ -216,8 +216,8 @@ def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | No
     return found
 
 
-def check_place_of_labels(path: str | Path) -> None:
-    """DataError unless pseudolabels may be written to `path`: over nothing but other pseudolabels."""
+def place_of_labels(path: str | Path) -> Path:
+    """Where pseudolabels for `path` are to be written; DataError where that would be over anything but other pseudolabels."""
     place = Path(path).resolve()
     if place.exists() and not place.is_file() or not place.parent.is_dir():
         raise DataError(f"--out {path}: expected a file in a folder that exists")
@@ -226,6 +226,7 @@ def check_place_of_labels(path: str | Path) -> None:
     if place.exists() and place.stat().st_size:
         for _ in read_pseudolabels(place):
             pass                                            # what is no file of pseudolabels is refused
+    return place
 
 
 def read_sentences(lines: BinaryIO) -> list[str]:

@@ -119,7 +119,7 @@ class Trial:
 
     def measure(self, examples, seed, smoothing=0.0, before=None, epochs=1, averaged=False):
         """F1 on valid after the labels alone, and after gold. `before`: what is learnt first, for how many epochs, and the rate of noise
-        in its inputs. `epochs`: times as many as the recipe has."""
+        in its inputs (an epoch has noise of its own only if the examples are repeated). `epochs`: times as many as the recipe has."""
         made, plain, after_epoch = self.student(seed), students.cross_entropy, []
         recipe = replace(self.recipe, epochs=int(epochs * self.recipe.epochs), min_steps=int(epochs * self.recipe.min_steps))
         with patch.object(students, "cross_entropy", lambda *given: plain(*given, label_smoothing=smoothing)):
