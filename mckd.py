@@ -44,7 +44,7 @@ MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must rai
 
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as the two students of a stage agree
-    more than those of the stage before. Returns the final student, s^n.
+    more than those of the stage before; of the first pair that does not, the labels are not used. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels. The paper's students learn from pseudolabels
@@ -65,6 +65,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         run.save_pseudolabels(i, y)
         agreements.append(run.agreement(s_A, s_B))
         if n == "auto" and i > 1 and agreements[-1] < agreements[-2] + LEAST_RISE:
+            i -= 1                                                  # the last student learns what this pair learnt,
+            y = run.pseudolabels(i)                                 # not what it labelled
             break
 
     s_n = Student(run, i + 1, "final", D_A + D_B, y, D_labeled)     # final stage: one student, trained on both halves
@@ -119,7 +121,7 @@ class Student:
         self.teach(student, (Example(x, self.y.pop(x).output) for x in self.D), recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place)
+        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples, seed)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -211,6 +213,10 @@ class Run:
         if not file.exists():
             log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
         write_jsonl(file, (y[x.input] for x in self.data.unlabeled))
+
+    def pseudolabels(self, stage):
+        """What `save_pseudolabels` saved."""
+        return {label.input: label for label in read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl")}
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -313,8 +319,9 @@ def execute(settings):
     stages = []
     for i in sorted({student.stage for student in run.students}):
         students = [student for student in run.students if student.stage == i]
+        pair = [student for student in students if student.which != "final"]
         stages.append({"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
-                       "agreement": run.agreement(*students) if len(students) == 2 else None,
+                       "agreement": run.agreement(*pair) if pair else None,
                        "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(),
@@ -342,7 +349,7 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1)):
         if isinstance(getattr(settings, name), int) and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):

@@ -3,8 +3,8 @@
     python student.py --model runs/NAME/final --pretty < sentences.txt
 
 Two kinds share one training loop: an encoder-decoder (`tiny`, a 3-4M-parameter T5 from random weights, or any pretrained
-one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` without demonstrations. Both decode greedily
-under the task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
+one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` without demonstrations. Both decode under the
+task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
 """
 import argparse
 import io
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
-from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose_greedily, context_length, fast_dtype,
+from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose, context_length, fast_dtype,
                            make_cursor)
 from data.models import identified, load_causal_lm, load_config, load_encoder_decoder
 from data.splits import DataError, Label, read_sentences, run_command, write_atomically
@@ -65,6 +65,7 @@ RECIPES = {
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
 
+DRAWN = 1_000           # so many sentences' samples are in memory at a time
 STAY = 0.75             # once no more of a batch's sentences than this are unfinished, the finished ones leave it
 
 
@@ -253,9 +254,9 @@ class Seq2SeqStudent:
         return embedded + read.gather(1, following)
 
     @torch.inference_mode()
-    def label_each(self, inputs, batch_size=256):
+    def label_each(self, inputs, chance=None, batch_size=256):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length. (256 at a time are three to
-        six times as fast as 8.)"""
+        six times as fast as 8.) `chance`: as in `choose`."""
         lengths = [len(self.encode_input(input)) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: -lengths[i])
         too_long = [i for i in order if 4 * lengths[i] >= self.limit]                       # its output would not fit
@@ -269,11 +270,11 @@ class Seq2SeqStudent:
         for batch in labelling_batches(order, lengths, batch_size):
             cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit) for i in batch]
             ids = padded([self.encode_input(inputs[i]) for i in batch], self.pad, self.device)
-            self.write(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad))
+            self.write(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad), chance)
             yield from ((i, Label(inputs[i], *cursor.result())) for i, cursor in zip(batch, cursors))
 
-    def write(self, cursors, decoder):
-        """Let the cursors of one batch write their outputs, greedily. Finished ones leave: 1.3 times as fast as all staying."""
+    def write(self, cursors, decoder, chance=None):
+        """Let the cursors of one batch write their outputs. Finished ones leave: 1.3 times as fast as all staying."""
         for cursor in cursors:
             cursor.queue.insert(0, self.start)
         while going_on := [n for n, cursor in enumerate(cursors) if not cursor.done]:
@@ -283,7 +284,7 @@ class Seq2SeqStudent:
             logits_of = decoder.feed([cursor.queue.pop(0) if cursor.queue else self.pad for cursor in cursors])
             asked = [n for n, cursor in enumerate(cursors) if not cursor.queue and not cursor.done]
             if asked:
-                choose_greedily([cursors[n] for n in asked], lambda ids: logits_of(asked, ids), self.end)
+                choose([cursors[n] for n in asked], lambda ids: logits_of(asked, ids), self.end, chance)
 
 
 class CausalStudent:
@@ -328,17 +329,37 @@ class CausalStudent:
     def weights(self):
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def label_each(self, inputs):
+    def label_each(self, inputs, chance=None):
         decoder = PackedDecoder(self.model, prompt=self.begin)
         vocabulary = sorted(self.vocabulary) if self.task.kind == "text" else None
-        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary)
+        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, chance)
 
 
-def label(student, inputs, title="labelling", quiet=False, place=None):
-    """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`."""
-    found = dict(tqdm(student.label_each(inputs), title, len(inputs), unit="sentence", disable=quiet, position=place,
-                      leave=place is None))
-    return [found[i] for i in range(len(inputs))]
+def label(student, inputs, title="labelling", quiet=False, place=None, samples=1, seed=0):
+    """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`.
+
+    With `samples`, a label is the task's vote on so many outputs, each drawn by its probability (minimum Bayes risk decoding;
+    their score is the mean). What a student would write half of the time is then not lost to what it would write a little oftener.
+    """
+    chance, step = None, max(1, len(inputs))
+    if samples > 1:
+        chance, step = torch.Generator().manual_seed(seed), DRAWN
+    labels = []
+    with tqdm(total=samples * len(inputs), desc=title, unit="sentence", disable=quiet, position=place, leave=place is None) as progress:
+        for begin in range(0, len(inputs), step):
+            asked = [x for x in inputs[begin:begin + step] for _ in range(samples)]
+            drawn = [None] * len(asked)
+            for i, found in student.label_each(asked, chance):
+                drawn[i] = found
+                progress.update()
+            labels += drawn if samples == 1 else [voted(student.task, drawn[i:i + samples]) for i in range(0, len(drawn), samples)]
+    return labels
+
+
+def voted(task, drawn):
+    """One Label of several of the same input."""
+    input, scores = drawn[0].input, [x.score for x in drawn]
+    return Label(input, task.vote(input, [x.output for x in drawn]), None if None in scores else round(sum(scores) / len(scores), 6))
 
 
 class TunedTeacher(Teacher):
@@ -394,11 +415,14 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
+    parser.add_argument("--samples", type=int, default=1, help="outputs drawn for a sentence, and voted (1: decode greedily)")
     args = parser.parse_args()
+    if args.samples < 1:
+        raise DataError(f"--samples: expected at least 1, found {args.samples}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = load_student(args.model, device)
     sentences = read_sentences(sys.stdin.buffer)
-    for found in label(student, sentences, quiet=not sys.stderr.isatty()):
+    for found in label(student, sentences, quiet=not sys.stderr.isatty(), samples=args.samples):
         print(f"{student.task.draw(found.input, found.output)}\n" if args.pretty else found.output)
 
 

@@ -113,10 +113,10 @@ class LLMTeacher(Teacher):
         yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, vocabulary)
 
 
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None):
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chance=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer.
+    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chance`: as in `choose`.
     """
     tokenizer = encode.tokenizer
     end = line_ends(tokenizer)
@@ -135,7 +135,7 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None):
         part = fits[begin:begin + PREPARED]
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i]) for i in part]
         with converted_once(decoder.model):
-            for n in decoder.run(cursors, [prompt(i) for i in part], end):
+            for n in decoder.run(cursors, [prompt(i) for i in part], end, chance):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding under a task's constraint, for any tokenizer and model.
+"""Decoding under a task's constraint, for any tokenizer and model.
 
 A task speaks of pieces (words, brackets, tags); a model speaks of tokens. A Cursor stands between them: it knows which
 tokens may come next in one output, takes what is forced without asking the model, and asks only where there is a choice.
@@ -149,8 +149,8 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9)
     return FreeCursor(encode.tokenizer, end, min(room, 32 + 4 * length + 4 * getattr(task, "longest", 0)), vocabulary)
 
 
-def choose_greedily(cursors, logits_of, end):
-    """Let every cursor take its likeliest option.
+def choose(cursors, logits_of, end, chance=None):
+    """Let every cursor take its likeliest option or, with a torch.Generator `chance`, one drawn by its probability.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
     rows of the output matrix are ever computed, not the whole vocabulary.
@@ -167,8 +167,9 @@ def choose_greedily(cursors, logits_of, end):
     logits = logits_of(ids).float().cpu()
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
-    logprobs, best = logits.log_softmax(-1).max(-1)
-    for cursor, which, logprob, ids in zip(cursors, best.tolist(), logprobs.tolist(), options):
+    logprobs = logits.log_softmax(-1)
+    taken = logprobs.argmax(-1, keepdim=True) if chance is None else torch.multinomial(logprobs.exp(), 1, generator=chance)
+    for cursor, which, logprob, ids in zip(cursors, taken[:, 0].tolist(), logprobs.gather(1, taken)[:, 0].tolist(), options):
         cursor.choose(ids[which], logprob)
 
 
@@ -212,7 +213,7 @@ class AnyDecoder:
 # A causal LM.
 
 class PackedDecoder:
-    """Greedy decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
+    """Decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
 
     Three techniques:
     - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
@@ -304,8 +305,8 @@ class PackedDecoder:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
-    def run(self, cursors, prompts, end, admit=256):
-        """Decode; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
+    def run(self, cursors, prompts, end, chance=None, admit=256):
+        """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `admit` bounds the prompt tokens that one pass takes in, and so its memory.
         """
@@ -328,7 +329,7 @@ class PackedDecoder:
                 last.append(len(tokens) - 1)
                 length[row] += len(new)
             hidden = self.feed(rows, positions, tokens)[last]
-            choose_greedily([cursors[index] for index in active.values()], self.logits_of(hidden), end)
+            choose([cursors[index] for index in active.values()], self.logits_of(hidden), end, chance)
             for row in [row for row, index in active.items() if cursors[index].done]:
                 yield active.pop(row)
 

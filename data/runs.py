@@ -40,7 +40,7 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: until the two students' agreement rises by less than a point, six at most"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as the two students' agreement rises by a point, six at most"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -51,6 +51,8 @@ class Settings:
         "help": "labels of an input that the teacher gives, each with other demonstrations or in another order (tuned: from another seed), and that are voted"})
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
+    samples: int = field(default=1, metadata={
+        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
@@ -68,7 +70,7 @@ class Settings:
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 FREE = ("data", "out", "quiet", "device")
-FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "recipes"),
+FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "samples", "recipes"),
                   "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs")}
 
 
@@ -81,7 +83,7 @@ def run_folder(settings, data):
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
-    optional = ("free", "votes", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    optional = ("free", "votes", "samples", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
                and name not in FREE_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
@@ -209,7 +211,8 @@ def table(results):
                          results["teacher_seconds"]))
     for stage in results["stages"]:
         for student in stage["students"]:
-            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"], stage["agreement"],
+            agreement = None if student["name"].endswith("final") else stage["agreement"]
+            lines.append(row(student["name"].replace("_", " "), student["trained_on"], stage["pseudolabel_f1"], agreement,
                              student["test_f1"], student["valid"], student["seconds"]))
     return "\n".join(lines)
 

@@ -787,7 +787,7 @@ def three_stages(folder):
         lengths = [len(source) + len(target) for source, target in encoded]
         length_bucketed_batches(lengths, 8, random.Random(0))
 
-    def label_each(student, inputs):
+    def label_each(student, inputs, chance=None):
         lengths = [len(student.encode_input(x)) for x in inputs]
         for i in sorted(range(len(inputs)), key=lambda i: -lengths[i]):
             yield i, Label(inputs[i], bracketed(inputs[i]), -1 / (i + 1))

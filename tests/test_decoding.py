@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import decode, random_sentence, random_tree, tiny_llama
-from data.decoding import Cursor, FreeCursor, PackedDecoder, PieceEncoder, choose_greedily, make_cursor
+from data.decoding import Cursor, FreeCursor, PackedDecoder, PieceEncoder, choose, make_cursor
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 
@@ -162,7 +162,7 @@ def test_end_of_the_output_is_weighed_by_the_end_token(together):
             assert (ids >= 0).all() and (ids == end).any()
             return (ids == end).float() if favourite == end else (ids != end).float()
         while not cursors[0].done:
-            choose_greedily(cursors, logits_of if -1 in cursors[0].options() else lambda ids: torch.zeros(ids.shape), [end])
+            choose(cursors, logits_of if -1 in cursors[0].options() else lambda ids: torch.zeros(ids.shape), [end])
         assert all(cursor.pieces[1].startswith(tag) for cursor in cursors)
         assert favourite is None or cursors[0].pieces[1] == "B-fare"
 
@@ -175,10 +175,20 @@ def test_greedy_takes_the_best_option_and_its_probability_among_the_options():
 
     def logits_of(ids):
         return torch.tensor([[scores.get(token, 9.0) for token in row] for row in ids.tolist()])     # 9: what is only padding
-    choose_greedily([few, many], logits_of, [0])
+    choose([few, many], logits_of, [0])
     assert few.pieces[:3] == ["(", "(", "The"] and many.pieces == ["list", "O"]
     assert many.logprob == pytest.approx(torch.tensor([0.5, -0.5]).log_softmax(0)[0].item(), abs=1e-6)
     assert few.logprob == pytest.approx(torch.tensor([2.0, 1.0]).log_softmax(0)[0].item(), abs=1e-6)
+
+
+def test_options_are_drawn_as_often_as_they_are_probable():
+    encode, chance = PieceEncoder(ToyTokenizer()), torch.Generator().manual_seed(0)
+    many = [Cursor(TREE, "The cat sat", encode) for _ in range(400)]
+    probability = {encode("(")[0]: 0.8, encode("The")[0]: 0.2}
+    choose(many, lambda ids: torch.tensor([[probability.get(token, 1.0) for token in row] for row in ids.tolist()]).log(), [0], chance)
+    opened = [cursor for cursor in many if cursor.pieces[1] == "("]
+    assert 290 < len(opened) < 350                                      # 320 are expected, with a deviation of 8
+    assert {round(cursor.logprob, 4) for cursor in opened} == {round(torch.tensor(0.8).log().item(), 4)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

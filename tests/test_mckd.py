@@ -575,14 +575,20 @@ def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, m
 
 
 def agreeing(here, monkeypatch, agreements):
-    """How many students `--stages auto` trains, where the students of stage i agree to agreements[i - 1]."""
+    """The students that `--stages auto` trains, where those of stage i agree to agreements[i - 1]."""
     monkeypatch.setattr(mckd.Run, "agreement", lambda self, *students: agreements[students[0].stage - 1])
-    return len(spy_on(here, monkeypatch, "--stages", "auto"))
+    return spy_on(here, monkeypatch, "--stages", "auto")
 
 
-@pytest.mark.parametrize("agreements, stages", [([50, 50.9], 3), ([50, 51, 51], 4), ([50, 40], 3), ([10, 20, 30, 40, 50, 60, 70], 6)])
-def test_stages_auto_go_on_while_agreement_rises(agreements, stages, here, monkeypatch):
-    assert agreeing(here, monkeypatch, agreements) == 2 * stages - 1
+@pytest.mark.parametrize("agreements, pairs, stages", [([50, 50.9], 2, 2), ([50, 51, 51], 3, 3), ([50, 40], 2, 2), ([10, 20, 30, 40, 50, 60, 70], 5, 6)])
+def test_stages_auto_go_on_while_agreement_rises(agreements, pairs, stages, here, monkeypatch):
+    """The last student learns the labels of the last pair whose agreement rose: it is that of so many stages."""
+    *_, last = students = agreeing(here, monkeypatch, agreements)
+    assert len(students) == 2 * pairs + 1
+    results = json.loads((here / "run/results.json").read_text())
+    assert results["stages"][-1]["stage"] == max(pairs, stages) and results["stages"][-1]["students"][-1]["name"] == f"stage{stages}_final"
+    assert {x.output for x in last.examples} == {f"by {2 * stages - 4}", f"by {2 * stages - 3}"}
+    assert len(results["stages"][pairs - 1]["students"]) == (2 if stages > pairs else 3)
 
 
 def test_agreement_is_between_the_two_students_of_a_stage_on_what_neither_was_trained_on(here, monkeypatch):
@@ -617,7 +623,7 @@ def test_git_is_not_needed(here, monkeypatch):
 # Wrong arguments: one line, exit code 2
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--labeled", 0], "--labeled"),
+    (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--samples", 0], "--samples"), (["--labeled", 0], "--labeled"),
     (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
     (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file"),

@@ -200,6 +200,22 @@ def test_label_does_not_depend_on_what_stands_beside_it(kind, fp32):
         assert all(few[i].score == pytest.approx(together[i].score, abs=1e-3) for i in few)
 
 
+@pytest.mark.parametrize("kind", TASKS)
+def test_samples_are_voted_and_the_same_seed_draws_the_same(kind, monkeypatch):
+    fresh, task, votes = make_student("tiny", TASKS[kind], INPUTS), TASKS[kind], []
+    vote = type(task).vote
+    monkeypatch.setattr(type(task), "vote", lambda self, input, outputs: votes.append((input, outputs)) or vote(self, input, outputs))
+    monkeypatch.setattr(student, "DRAWN", 5)
+    inputs = INPUTS[:12]
+    found = label(fresh, inputs, quiet=True, samples=3, seed=1)
+    assert [x.input for x in found] == inputs == [input for input, _ in votes]
+    assert [x.output for x in found] == [vote(task, *given) for given in votes]
+    assert all(len(outputs) == 3 for _, outputs in votes) and any(len(set(outputs)) > 1 for _, outputs in votes)
+    assert label(fresh, inputs, quiet=True, samples=3, seed=1) == found != label(fresh, inputs, quiet=True, samples=3, seed=2)
+    votes.clear()
+    assert label(fresh, inputs, quiet=True) != found and not votes
+
+
 def test_same_seed_same_student_from_the_first_weight_to_the_last():
     def make(seed, order, between):
         fresh = make_student("tiny", TREE, INPUTS, seed)
@@ -572,6 +588,13 @@ def test_command_line_says_what_is_wrong_in_one_line(trained, monkeypatch, capsy
     assert run_student(monkeypatch, text, "--model", model or trained) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+
+
+def test_samples_of_the_command_line(trained, monkeypatch, capsys):
+    assert run_student(monkeypatch, "the (old) cat\n", "--model", trained, "--samples", "3") == 0
+    assert [word for word in capsys.readouterr().out.split() if word not in "()"] == ["the", "-LRB-old-RRB-", "cat"]
+    assert run_student(monkeypatch, "the cat\n", "--model", trained, "--samples", "0") == 2
+    assert "--samples: expected at least 1, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("about", ["", "{}", '{"kind": "tiny", "task": "zebra"}'])
