@@ -44,7 +44,8 @@ MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must rai
 
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as the two students of a stage agree
-    more than those of the stage before; of the first pair that does not, the labels are not used. Returns the final student, s^n.
+    more, by LEAST_RISE, than those of the stage before; the labels of the first pair that does not are left out. Returns the final
+    student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels. The paper's students learn from pseudolabels
@@ -113,7 +114,7 @@ class Student:
 
     def learn_and_label(self, inputs):
         run, began = self.run, time.perf_counter()
-        seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order and dropout only
+        seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
         recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)

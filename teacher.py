@@ -130,7 +130,7 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chance=
     for i in order[:len(order) - len(fits)]:
         yield i, Label(inputs[i], task.fallback(inputs[i]))
     if len(fits) < len(order):
-        print(f"{len(order) - len(fits)} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+        print(f"{len({inputs[i] for i in order[:len(order) - len(fits)]})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i]) for i in part]

@@ -14,7 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as the two students' agreement rises by a point, six at most"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as the two students' agreement rises by a point (six at most), without the labels of the pair where it did not"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -59,7 +59,7 @@ class Settings:
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
-    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation and the order of training"})
+    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation, the order of training and what --samples draws"})
     epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
     batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
     lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
@@ -96,7 +96,7 @@ def open_folder(folder, settings, device):
     differences, code = [], source_digest()
     if (folder / "config.json").exists():
         about = read_config(folder)
-        found = about["settings"]
+        found = {**asdict(Settings()), **about["settings"]}             # a setting newer than that run had its default
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         trained = any((folder / "students").glob("*.jsonl"))

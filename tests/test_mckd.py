@@ -370,6 +370,16 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
         spy_on(here, monkeypatch, "--stages", 2, "--epochs", 1, "--labeled", 5)
 
 
+def test_setting_that_is_newer_than_a_run_had_its_default_there(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    config = json.loads((here / "run/config.json").read_text())
+    assert config["settings"].pop("samples") == 1
+    (here / "run/config.json").write_text(json.dumps(config))
+    assert spy_on(here, monkeypatch, "--stages", 2) == []
+    with pytest.raises(DataError, match="samples 1 there, 8 here"):
+        spy_on(here, monkeypatch, "--stages", 2, "--samples", 8)
+
+
 def test_quiet_and_device_may_change(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu") == []

@@ -25,6 +25,7 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
         finished(tmp_path, replace(plain, seed=seed), f1, [50.0, f1 - 10])
     finished(tmp_path, replace(plain, unlabeled=500), 10.0)
     finished(tmp_path, replace(plain, stages=2, votes=5), 99.0)
+    finished(tmp_path, replace(plain, stages=1, samples=8), 99.0)
     finished(tmp_path, replace(plain, stages=4, student="gguf:x.gguf", teacher="tuned:gguf:x.gguf"), 70.0)
     finished(tmp_path, replace(plain, method="sft", labeled=500), 80.0)
     groups = read_runs(tmp_path)

@@ -477,6 +477,8 @@ def test_sentence_of_two_thousand_words_is_said_and_takes_little_memory(kind, ca
     found = label(made, [INPUTS[0], long, INPUTS[1]], quiet=True)
     assert found[1] == (long, task.fallback(long), None) and found[0].score is not None and max(seen) < 50
     assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+    assert label(made, [long], quiet=True, samples=2) == found[1:2]
+    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
 
 
 @pytest.mark.parametrize("limit, endless", [(None, 2048), (80, 80)])
