@@ -66,6 +66,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         run.save_pseudolabels(i, y)
         agreements.append(run.agreement(s_A, s_B))
         if n == "auto" and i > 1 and agreements[-1] < agreements[-2] + LEAST_RISE:
+            print(f"Stage {i}: agreement {agreements[-1]} after {agreements[-2]}, so these labels are left out", flush=True)
             i -= 1                                                  # the last student learns what this pair learnt,
             y = run.pseudolabels(i)                                 # not what it labelled
             break

@@ -416,7 +416,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
-    parser.add_argument("--samples", type=int, default=1, help="outputs drawn for a sentence, and voted (1: decode greedily)")
+    parser.add_argument("--samples", type=int, default=1, help="outputs drawn for a sentence, and voted, for trees (1: decode greedily); they depend on what else is labelled")
     args = parser.parse_args()
     if args.samples < 1:
         raise DataError(f"--samples: expected at least 1, found {args.samples}")

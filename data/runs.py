@@ -52,7 +52,7 @@ class Settings:
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     samples: int = field(default=1, metadata={
-        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily"})
+        "help": "outputs that a student draws by their probability for an input, and that are voted; trees gain by it, slots lose; 1 is the paper's way: it decodes greedily"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
