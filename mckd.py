@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
@@ -120,7 +121,8 @@ class Student:
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
         recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
-        self.teach(student, (Example(x, self.y.pop(x).output) for x in self.D), recipe, seed, "training")
+        examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
+        self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples, seed)
@@ -351,9 +353,11 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1)):
+    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("gold_copies", 0)):
         if isinstance(getattr(settings, name), int) and getattr(settings, name) < least:
             raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
+    if settings.gold_copies and not settings.gold_epochs:
+        raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
     if settings.lr is not None and not 0 < settings.lr < float("inf"):
         raise DataError(f"--lr: expected more than 0, found {settings.lr}")
     for seed in (seeds[0], seeds[-1]):

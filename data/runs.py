@@ -56,6 +56,7 @@ class Settings:
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
+    gold_copies: int = field(default=0, metadata={"help": "how often the labeled examples stand among the pseudolabels, too"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
@@ -70,8 +71,8 @@ class Settings:
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 FREE = ("data", "out", "quiet", "device")
-FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "samples", "recipes"),
-                  "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs")}
+FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "recipes"),
+                  "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs", "gold_copies")}
 
 
 def run_folder(settings, data):
@@ -83,7 +84,7 @@ def run_folder(settings, data):
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
-    optional = ("free", "votes", "samples", "labeled", "gold_epochs", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    optional = ("free", "votes", "samples", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
                and name not in FREE_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]

@@ -61,7 +61,7 @@ def method_of(settings):
     method, gold = settings["method"], settings["labeled"] or 50
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
-    plain = {"votes": 1, "samples": 1, "gold_epochs": 6, "epochs": None, "batch_size": None, "lr": None, "free": False}
+    plain = {"votes": 1, "samples": 1, "gold_epochs": 6, "gold_copies": 0, "epochs": None, "batch_size": None, "lr": None, "free": False}
     taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold == 50
     if any(settings.get(name, value) != value for name, value in plain.items()) or method != "sft" and not taught:
         return None

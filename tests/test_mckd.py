@@ -204,6 +204,12 @@ def test_every_student_is_finetuned_on_the_labeled_examples_after_its_pseudolabe
         assert student.finetuned_with[0][0].epochs == epochs and student.finetuned_with[0][0].min_steps == 0
 
 
+def test_gold_stands_among_the_pseudolabels_too(here, monkeypatch):
+    for student in spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, "--gold-copies", 2):
+        assert student.gold and student.examples[-2 * len(student.gold):] == student.gold * 2
+        assert not {x.input for x in student.gold} & {x.input for x in student.examples[:-2 * len(student.gold)]}
+
+
 def test_a_student_never_sees_gold_of_what_it_labels(here, monkeypatch):
     make_folder(here / "data")
     labeled = read_jsonl("data/labeled.jsonl")
@@ -633,7 +639,8 @@ def test_git_is_not_needed(here, monkeypatch):
 # Wrong arguments: one line, exit code 2
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--samples", 0], "--samples"), (["--labeled", 0], "--labeled"),
+    (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--samples", 0], "--samples"),
+    (["--gold-copies", -1], "--gold-copies"), (["--gold-copies", 2, "--gold-epochs", 0], "--gold-copies"), (["--labeled", 0], "--labeled"),
     (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
     (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file"),
