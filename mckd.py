@@ -49,8 +49,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
-    `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The paper's students learn from pseudolabels
-    alone: that is an empty list, `--gold-epochs 0`.
+    `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
+    paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
