@@ -10,7 +10,7 @@ A student trained on an LLM's noisy pseudolabels learns the pattern of the good 
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
 is trained on both halves. (Beyond the paper, every student then has a few epochs on the labeled examples; without them:
---gold-epochs 0.) Read `mckd()` first; below it stand what it calls, the scores, and the command line.
+--gold-epochs 0.) Read `mckd()` first; below it stand what it calls, and the command line.
 """
 import argparse
 import hashlib
@@ -18,21 +18,18 @@ import json
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property, partial
+from dataclasses import asdict, fields, replace
+from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import (Data, DataError, Example, Label, load_data, read_labels, read_pseudolabels, run_command, save_folder,
-                         write_atomically, write_jsonl)
+from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.splits import DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
-from metrics import agreement, score
 from student import RECIPES, TunedTeacher, label, make_student, save_student, student_kind, train
 from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
@@ -177,76 +174,7 @@ class CachedTeacher:
 
 
 # ----------------------------------------------------------------------------------------------------
-# A run: its settings, its folder, its scores.
-
-@dataclass
-class Run:
-    """One run in its folder: what to compute with, what is finished."""
-    settings: Settings
-    data: Data
-    task: object
-    folder: Path
-    device: torch.device
-    students: list = field(default_factory=list)
-
-    @property
-    def test_inputs(self):
-        return list(dict.fromkeys(x.input for x in self.data.test))
-
-    @cached_property
-    def held_out(self):
-        """Inputs that no student is trained on, of valid or else of test: where two students are compared. Their gold is not looked at."""
-        trained_on = {x.input for x in self.data.labeled + self.data.unlabeled}
-        valid, test = ([x for x in dict.fromkeys(x.input for x in split[:200]) if x not in trained_on]
-                       for split in (self.data.valid, self.data.test))
-        return valid or test
-
-    @property
-    def vocabulary_texts(self):
-        """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
-        texts = [x.input for x in self.data.labeled + self.data.unlabeled]
-        if self.task.kind == "text":
-            texts += [x.output for x in self.data.labeled]
-            if self.settings.method != "sft":
-                texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
-        return texts
-
-    def save_pseudolabels(self, stage, y):
-        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
-        file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
-        if not file.exists():
-            log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
-        write_jsonl(file, (y[x.input] for x in self.data.unlabeled))
-
-    def pseudolabels(self, stage):
-        """What `save_pseudolabels` saved."""
-        return {label.input: label for label in read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl")}
-
-    def pseudolabel_f1(self, stage):
-        """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
-        known = [x for x in self.data.unlabeled if x.output is not None]
-        pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
-        return self.scores(known, [label.output for x, label in pairs if x.output is not None])["f1"] if known else None
-
-    def agreement(self, *students):
-        """F1 between two students' labels of inputs that neither was trained on; None where there are none. Two that were trained on
-        different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
-        gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
-        if not self.held_out:
-            return None
-        one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
-        return round(agreement(self.task.kind, one, other, self.held_out), 2)
-
-    def score_test(self, labels):
-        """{"f1", "valid", "complete"} of labels (a dict of input -> Label); None where there is no test split."""
-        if not self.data.test:
-            return {"f1": None, "valid": None, "complete": None}
-        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
-
-    def scores(self, gold, outputs):
-        found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
-        return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
-
+# A run, from its settings to its results.
 
 def open_run(settings):
     """Load the data, say which it is, and make the run's folder or find it as the same settings left it."""
@@ -298,6 +226,7 @@ def open_run(settings):
 
 def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
+    settings.check()
     run, made = open_run(settings)
     teacher = None
     if settings.method == "sft":
@@ -353,16 +282,7 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("gold_copies", 0)):
-        if isinstance(getattr(settings, name), int) and getattr(settings, name) < least:
-            raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(settings, name)}")
-    if settings.gold_copies and not settings.gold_epochs:
-        raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
-    if settings.lr is not None and not 0 < settings.lr < float("inf"):
-        raise DataError(f"--lr: expected more than 0, found {settings.lr}")
-    for seed in (seeds[0], seeds[-1]):
-        if not 0 <= seed < 2 ** 32:
-            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {seed}")
+    replace(settings, seed=seeds[-1]).check()                           # the others as they come
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

@@ -1,4 +1,4 @@
-"""A run's settings and its folder: its name, its opening or refusal, its log, its final table.
+"""A run: its settings, its scores, and its folder: its name, its opening or refusal, its log, its final table.
 
     runs/NAME/config.json            every setting, versions, git commit, data fingerprint
              log.jsonl               one JSON object per epoch, student, stage and call of the teacher
@@ -11,16 +11,19 @@ import argparse
 import hashlib
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import transformers
 
-from data.splits import DataError, write_atomically
+from data.splits import Data, DataError, read_labels, read_pseudolabels, write_atomically, write_jsonl
+from metrics import agreement, score
 
 
 def number_of_stages(text):
@@ -68,11 +71,96 @@ class Settings:
     device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
+    def check(self):
+        """DataError for a number that no run can have."""
+        for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("gold_copies", 0)):
+            if isinstance(getattr(self, name), int) and getattr(self, name) < least:
+                raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(self, name)}")
+        if self.gold_copies and not self.gold_epochs:
+            raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise DataError(f"--lr: expected more than 0, found {self.lr}")
+        if not 0 <= self.seed < 2 ** 32:
+            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
+
+
+COMPARED = 200          # sentences on which a stage's two students are compared
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 FREE = ("data", "out", "quiet", "device")
 FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "recipes"),
                   "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs", "gold_copies")}
+
+
+@dataclass
+class Run:
+    """One run in its folder: what to compute with, what is finished."""
+    settings: Settings
+    data: Data
+    task: object
+    folder: Path
+    device: torch.device
+    students: list = field(default_factory=list)
+
+    @property
+    def test_inputs(self):
+        return list(dict.fromkeys(x.input for x in self.data.test))
+
+    @cached_property
+    def held_out(self):
+        """At most COMPARED inputs that no student is trained on, of valid or else of test: where two students are compared. Their gold
+        is not looked at. They are a sample: the first ones may all be of one kind (Snips' splits are in order of intents)."""
+        trained_on = {x.input for x in self.data.labeled + self.data.unlabeled}
+        for split in (self.data.valid, self.data.test):
+            if inputs := [x for x in dict.fromkeys(x.input for x in split) if x not in trained_on]:
+                return [inputs[i] for i in sorted(random.Random(0).sample(range(len(inputs)), min(COMPARED, len(inputs))))]
+        return []
+
+    @property
+    def vocabulary_texts(self):
+        """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
+        texts = [x.input for x in self.data.labeled + self.data.unlabeled]
+        if self.task.kind == "text":
+            texts += [x.output for x in self.data.labeled]
+            if self.settings.method != "sft":
+                texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
+        return texts
+
+    def save_pseudolabels(self, stage, y):
+        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
+        file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
+        if not file.exists():
+            log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
+        write_jsonl(file, (y[x.input] for x in self.data.unlabeled))
+
+    def pseudolabels(self, stage):
+        """What `save_pseudolabels` saved."""
+        return {label.input: label for label in read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl")}
+
+    def pseudolabel_f1(self, stage):
+        """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
+        known = [x for x in self.data.unlabeled if x.output is not None]
+        pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
+        return self.scores(known, [label.output for x, label in pairs if x.output is not None])["f1"] if known else None
+
+    def agreement(self, *students):
+        """F1 between two students' labels of inputs that neither was trained on; None where there are none. Two that were trained on
+        different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
+        gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
+        if not self.held_out:
+            return None
+        one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
+        return round(agreement(self.task.kind, one, other, self.held_out), 2)
+
+    def score_test(self, labels):
+        """{"f1", "valid", "complete"} of labels (a dict of input -> Label); None where there is no test split."""
+        if not self.data.test:
+            return {"f1": None, "valid": None, "complete": None}
+        return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
+
+    def scores(self, gold, outputs):
+        found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
+        return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
 
 
 def run_folder(settings, data):

@@ -615,6 +615,15 @@ def test_agreement_is_between_the_two_students_of_a_stage_on_what_neither_was_tr
     assert [stage["agreement"] for stage in json.loads((here / "run/results.json").read_text())["stages"]] == [50.0, None]
 
 
+def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):
+    """A split may be in the order of intents or of articles."""
+    valid = [Example(f"sentence {i}", None) for i in range(1000)]
+    run = SimpleNamespace(data=SimpleNamespace(labeled=valid[:5], unlabeled=valid[5:10], valid=valid, test=[]))
+    compared = [int(x.split()[1]) for x in mckd.Run.held_out.func(run)]
+    assert len(set(compared)) == 200 and min(compared) >= 10                        # none that students are trained on
+    assert 70 < sum(i < 500 for i in compared) < 130
+
+
 def test_gold_tags_between_their_words_are_scored(here, monkeypatch):
     make_folder(here / "data", "slots")
     found = {}
