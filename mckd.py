@@ -34,16 +34,15 @@ from student import RECIPES, TunedTeacher, label, make_student, save_student, st
 from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
-MOST_STAGES, LEAST_RISE = 6, 1.0         # --stages auto: another stage must raise the students' agreement by this much F1
+MOST_STAGES = 6                          # of --stages auto
 
 
 # ----------------------------------------------------------------------------------------------------
 # The algorithm, as in Figure 1 of the paper and with its names. Labels y map every input to its label.
 
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
-    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as the two students of a stage agree
-    more, by LEAST_RISE, than those of the stage before; the labels of the first pair that does not are left out. Returns the final
-    student, s^n.
+    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as a pair's labels seem better than those
+    that it learnt from (`Run.gains`); the first that do not are left out. Returns the final student, s^n.
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
@@ -53,7 +52,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
     run.save_pseudolabels(0, y)
 
-    i, agreements = 0, []
+    i = 0
     for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
         s_A = Student(run, i, "A", D_A, y, D_labeled)               # learns from (A, ŷ_{i-1}), then from D_labeled,
         s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}); each when labels are asked of it
@@ -62,9 +61,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         else:
             y = side_by_side((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
-        agreements.append(run.agreement(s_A, s_B))
-        if n == "auto" and i > 1 and agreements[-1] < agreements[-2] + LEAST_RISE:
-            print(f"Stage {i}: agreement {agreements[-1]} after {agreements[-2]}, so these labels are left out", flush=True)
+        if n == "auto" and not run.gains(i):
             i -= 1                                                  # the last student learns what this pair learnt,
             y = run.pseudolabels(i)                                 # not what it labelled
             break
@@ -252,9 +249,10 @@ def execute(settings):
     stages = []
     for i in sorted({student.stage for student in run.students}):
         students = [student for student in run.students if student.stage == i]
-        pair = [student for student in students if student.which != "final"]
+        paired = bool(run.pair(i))
         stages.append({"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
-                       "agreement": run.agreement(*pair) if pair else None,
+                       "agreement": run.agreement(i) if paired else None,
+                       "likeness": run.likeness(i) if paired else None,
                        "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(),

@@ -43,7 +43,7 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as the two students' agreement rises by a point (six at most), without the labels of the pair where it did not"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it learnt from, by how far the two students agree (six at most)"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -84,7 +84,8 @@ class Settings:
             raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
 
 
-COMPARED = 200          # sentences on which a stage's two students are compared
+COMPARED = 200                          # sentences on which a stage's two students are compared
+LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages auto: over their likeness to the teacher, and by a stage
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 FREE = ("data", "out", "quiet", "device")
@@ -143,14 +144,40 @@ class Run:
         pairs = zip(self.data.unlabeled, read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl"))
         return self.scores(known, [label.output for x, label in pairs if x.output is not None])["f1"] if known else None
 
-    def agreement(self, *students):
-        """F1 between two students' labels of inputs that neither was trained on; None where there are none. Two that were trained on
+    def pair(self, stage):
+        """The two students of an intermediate stage; none of the last."""
+        return [student for student in self.students if student.stage == stage and student.which != "final"]
+
+    def agreement(self, stage):
+        """F1 between a pair's labels of inputs that neither was trained on; None where there are none. Two that were trained on
         different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
         gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
         if not self.held_out:
             return None
-        one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in students)
+        one, other = ([x.output for x in read_labels(student.file, self.held_out).values()] for student in self.pair(stage))
         return round(agreement(self.task.kind, one, other, self.held_out), 2)
+
+    def likeness(self, stage):
+        """F1 between a stage's pseudolabels and those of the stage before, on a sample of a thousand: what the pair kept of what it learnt."""
+        inputs = list(dict.fromkeys(x.input for x in self.data.unlabeled))
+        inputs = random.Random(0).sample(inputs, min(1000, len(inputs)))
+        new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()] for i in (stage, stage - 1))
+        return round(agreement(self.task.kind, new, old, inputs), 2)
+
+    def gains(self, stage):
+        """Whether a pair's labels seem better than those that it learnt from, without gold: the rule of --stages auto.
+
+        If labellers were right independently of each other, say in shares p (each student) and q (their teacher), the students would
+        agree in p·p and each of them with the teacher in p·q: the former is more just where the student is the better one (Platanios et
+        al., UAI 2014, estimate accuracy from agreement). But students share what they learnt, so agreement must lead by
+        LEAST_LEAD; and of a later stage, whose teachers are students themselves, it must rise by LEAST_RISE.
+        """
+        agreed = self.agreement(stage)
+        than, what, least = (self.likeness(1), "with their teacher", LEAST_LEAD) if stage == 1 else (self.agreement(stage - 1), "in the stage before", LEAST_RISE)
+        if stage == 1 and self.settings.method == "own" or agreed >= than + least:      # of its own half a student knows the labels
+            return True
+        print(f"Stage {stage}: the two students agree in {agreed}, {what} {than}, so their labels are left out", flush=True)
+        return False
 
     def score_test(self, labels):
         """{"f1", "valid", "complete"} of labels (a dict of input -> Label); None where there is no test split."""

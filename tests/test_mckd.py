@@ -590,9 +590,10 @@ def test_pseudolabel_f1_is_that_of_the_labels_that_the_stage_learnt_from(here, m
     assert len(students) == 3
 
 
-def agreeing(here, monkeypatch, agreements):
+def agreeing(here, monkeypatch, agreements, likeness=0.0):
     """The students that `--stages auto` trains, where those of stage i agree to agreements[i - 1]."""
-    monkeypatch.setattr(mckd.Run, "agreement", lambda self, *students: agreements[students[0].stage - 1])
+    monkeypatch.setattr(mckd.Run, "agreement", lambda self, stage: agreements[stage - 1])
+    monkeypatch.setattr(mckd.Run, "likeness", lambda self, stage: likeness)
     return spy_on(here, monkeypatch, "--stages", "auto")
 
 
@@ -607,12 +608,29 @@ def test_stages_auto_go_on_while_agreement_rises(agreements, pairs, stages, here
     assert len(results["stages"][pairs - 1]["students"]) == (2 if stages > pairs else 3)
 
 
+@pytest.mark.parametrize("likeness, pairs", [(42, 2), (42.1, 1)])
+def test_stages_auto_leave_out_a_first_pair_that_agrees_hardly_more_than_its_labels_do_with_the_teacher(likeness, pairs, here, monkeypatch, capsys):
+    *_, last = students = agreeing(here, monkeypatch, [50, 50], likeness)
+    assert len(students) == 2 * pairs + 1
+    assert {x.output for x in last.examples} == ({"by teacher"} if pairs == 1 else {"by 0", "by 1"})
+    assert ("Stage 1: the two students agree in 50, with their teacher 42.1" in capsys.readouterr().out) == (pairs == 1)
+    results = json.loads((here / "run/results.json").read_text())
+    assert results["stages"][-1]["students"][-1]["name"] == f"stage{pairs}_final" and results["test"]["f1"] is not None
+
+
+def test_own_half_is_not_compared_with_the_teacher(here, monkeypatch):
+    """What a student was trained on it labels alike."""
+    monkeypatch.setattr(mckd.Run, "likeness", lambda self, stage: 100.0)
+    assert len(spy_on(here, monkeypatch, "--stages", "auto", "--method", "own")) == 5
+
+
 def test_agreement_is_between_the_two_students_of_a_stage_on_what_neither_was_trained_on(here, monkeypatch):
     students = spy_on(here, monkeypatch, "--stages", 2)
     held_out = inputs_of("data", "valid")
     assert all(set(held_out) <= set(student.labelled) and not set(held_out) & {x.input for x in student.examples} for student in students[:2])
-    # `by 0` and `by 1`: one token of two in common.
-    assert [stage["agreement"] for stage in json.loads((here / "run/results.json").read_text())["stages"]] == [50.0, None]
+    # `by 0` and `by 1`, `by 0` and `by teacher`: one token of two in common.
+    stages = json.loads((here / "run/results.json").read_text())["stages"]
+    assert [stage["agreement"] for stage in stages] == [stage["likeness"] for stage in stages] == [50.0, None]
 
 
 def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):
