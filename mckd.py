@@ -280,7 +280,8 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
-    replace(settings, seed=seeds[-1]).check()                           # the others as they come
+    for seed in (seeds[0], seeds[-1]):
+        replace(settings, seed=seed).check()                            # now, not after hours
     results = []
     for seed in seeds:
         out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out

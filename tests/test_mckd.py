@@ -613,7 +613,7 @@ def test_stages_auto_leave_out_a_first_pair_that_agrees_hardly_more_than_its_lab
     *_, last = students = agreeing(here, monkeypatch, [50, 50], likeness)
     assert len(students) == 2 * pairs + 1
     assert {x.output for x in last.examples} == ({"by teacher"} if pairs == 1 else {"by 0", "by 1"})
-    assert ("Stage 1: the two students agree in 50, with their teacher 42.1" in capsys.readouterr().out) == (pairs == 1)
+    assert ("Stage 1: the two students agree in 50 F1, their labels with the teacher's in 42.1, which is not 8.0 less" in capsys.readouterr().out) == (pairs == 1)
     results = json.loads((here / "run/results.json").read_text())
     assert results["stages"][-1]["students"][-1]["name"] == f"stage{pairs}_final" and results["test"]["f1"] is not None
 
@@ -628,9 +628,43 @@ def test_agreement_is_between_the_two_students_of_a_stage_on_what_neither_was_tr
     students = spy_on(here, monkeypatch, "--stages", 2)
     held_out = inputs_of("data", "valid")
     assert all(set(held_out) <= set(student.labelled) and not set(held_out) & {x.input for x in student.examples} for student in students[:2])
-    # `by 0` and `by 1`, `by 0` and `by teacher`: one token of two in common.
+    # `by 0` and `by 1`: one token of two in common.
+    assert [stage["agreement"] for stage in json.loads((here / "run/results.json").read_text())["stages"]] == [50.0, None]
+
+
+def test_likeness_is_between_labels_of_the_pool_and_those_before(here, monkeypatch):
+    make_folder(here / "data")
+    monkeypatch.setattr(Spy, "label", lambda self, student, inputs, *_, **__: [Label(x, f"{student.number // 2} by noone at all") for x in inputs])
+    spy_on(here, monkeypatch, "--stages", 3)
+    # `by teacher` and `0 by noone at all`: one token in common, of two and of five; then four of five.
     stages = json.loads((here / "run/results.json").read_text())["stages"]
-    assert [stage["agreement"] for stage in stages] == [stage["likeness"] for stage in stages] == [50.0, None]
+    assert [stage["likeness"] for stage in stages] == [pytest.approx(200 / 7, abs=0.01), 80.0, None]
+    assert [stage["agreement"] for stage in stages] == [100.0, 100.0, None]
+
+
+@pytest.mark.parametrize("stages", [2, "auto"])
+def test_students_that_older_code_has_compared_on_other_sentences(stages, here, monkeypatch, capsys):
+    """They are compared on those of today's that they have labelled; where there are none, agreement is not known."""
+    spy_on(here, monkeypatch, "--stages", 2)
+    for name in ("stage1_A", "stage1_B"):
+        file = here / f"run/students/{name}.jsonl"
+        write_jsonl(file, [x for x in read_pseudolabels(file) if x.input not in inputs_of("data", "valid")])
+    if stages == 2:
+        spy_on(here, monkeypatch, "--stages", 2)
+        assert json.loads((here / "run/results.json").read_text())["stages"][0]["agreement"] is None
+    else:
+        (here / "run").rename(here / "auto")
+        config = json.loads((here / "auto/config.json").read_text())
+        config["settings"]["stages"] = "auto"
+        (here / "auto/config.json").write_text(json.dumps(config))
+        with pytest.raises(DataError, match="delete it"):
+            spy_on(here, monkeypatch, "--stages", "auto", out="auto")
+
+
+def test_execute_checks_its_settings(here):
+    """As a notebook calls it."""
+    with pytest.raises(DataError, match="--gold-copies"):
+        mckd.execute(mckd.Settings(gold_copies=1, gold_epochs=0))
 
 
 def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):
