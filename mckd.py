@@ -253,6 +253,7 @@ def execute(settings):
         stages.append({"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
                        "agreement": run.agreement(i) if paired else None,
                        "likeness": run.likeness(i) if paired else None,
+                       "left_out": paired and students[-1].which == "final",       # --stages auto did not use this pair's labels
                        "students": [student.test_scores() for student in students]})
     last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
     results = {"method": settings.method, "data": run.data.headline(),

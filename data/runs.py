@@ -177,15 +177,15 @@ class Run:
         if stage == 1 and self.settings.method == "own":
             return True
         if stage == 1:
-            than, what, least = self.likeness(1), "their labels with the teacher's", LEAST_LEAD
+            than, what, least, kept = self.likeness(1), "likeness to the teacher's labels", LEAST_LEAD, "the teacher"
         else:
-            than, what, least = self.agreement(stage - 1), "the pair before", LEAST_RISE
+            than, what, least, kept = self.agreement(stage - 1), "agreement in the stage before", LEAST_RISE, f"stage {stage - 1}"
         agreed = self.agreement(stage)
         if None in (agreed, than):
             raise DataError(f"{self.folder}: other code compared its students on other sentences; delete it to make it anew")
         if agreed < than + least:
-            print(f"Stage {stage}: the two students agree in {agreed} F1, {what} in {than}, which is not {least} less, so their labels are left out",
-                  flush=True)
+            print(f"Stage {stage}: agreement {agreed}, needed {than + least:.2f} ({what} {than}, and {least}): its labels are left out, the last "
+                  f"student learns those of {kept}", flush=True)
         return agreed >= than + least
 
     def score_test(self, labels):

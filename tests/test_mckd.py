@@ -613,9 +613,10 @@ def test_stages_auto_leave_out_a_first_pair_that_agrees_hardly_more_than_its_lab
     *_, last = students = agreeing(here, monkeypatch, [50, 50], likeness)
     assert len(students) == 2 * pairs + 1
     assert {x.output for x in last.examples} == ({"by teacher"} if pairs == 1 else {"by 0", "by 1"})
-    assert ("Stage 1: the two students agree in 50 F1, their labels with the teacher's in 42.1, which is not 8.0 less" in capsys.readouterr().out) == (pairs == 1)
+    assert ("Stage 1: agreement 50, needed 50.10 (likeness to the teacher's labels 42.1, and 8.0)" in capsys.readouterr().out) == (pairs == 1)
     results = json.loads((here / "run/results.json").read_text())
     assert results["stages"][-1]["students"][-1]["name"] == f"stage{pairs}_final" and results["test"]["f1"] is not None
+    assert [stage["left_out"] for stage in results["stages"]] == [False] * (pairs - 1) + [True]
 
 
 def test_own_half_is_not_compared_with_the_teacher(here, monkeypatch):
