@@ -172,7 +172,7 @@ class Run:
         al., UAI 2014, estimate accuracy from agreement). But students share what they learnt, and we compare them on other sentences
         than those that the teacher has labelled, so agreement must lead by LEAST_LEAD; and of a later stage, whose teachers are
         students themselves, it must rise by LEAST_RISE. Of its own half (`--method own`) a student has learnt the teacher's labels,
-        so its first pair is not compared.
+        so its first pair is not compared. A pair that has learnt next to nothing writes alike, and is not found out.
         """
         if stage == 1 and self.settings.method == "own":
             return True
