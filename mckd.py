@@ -233,7 +233,7 @@ def execute(settings):
         print(f"Teacher: {made.name}", flush=True)
         teacher = CachedTeacher(run, made)
         if settings.method != "teacher":
-            D_unlabeled = list(dict.fromkeys(x.input for x in run.data.unlabeled))
+            D_unlabeled = run.unlabeled_inputs
             seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
             D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
             if seen and settings.gold_epochs:

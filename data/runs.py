@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from data.splits import Data, DataError, read_labels, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import Data, DataError, fixed_sample, read_labels, read_pseudolabels, write_atomically, write_jsonl
 from metrics import agreement, score
 
 
@@ -104,6 +103,10 @@ class Run:
     students: list = field(default_factory=list)
 
     @property
+    def unlabeled_inputs(self):
+        return list(dict.fromkeys(x.input for x in self.data.unlabeled))
+
+    @property
     def test_inputs(self):
         return list(dict.fromkeys(x.input for x in self.data.test))
 
@@ -114,7 +117,7 @@ class Run:
         trained_on = {x.input for x in self.data.labeled + self.data.unlabeled}
         for split in (self.data.valid, self.data.test):
             if inputs := [x for x in dict.fromkeys(x.input for x in split) if x not in trained_on]:
-                return [inputs[i] for i in sorted(random.Random(0).sample(range(len(inputs)), min(COMPARED, len(inputs))))]
+                return fixed_sample(inputs, COMPARED)
         return []
 
     @property
@@ -159,8 +162,7 @@ class Run:
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
         With cross-partition labelling the student that relabels an input has not learnt its old label."""
-        inputs = list(dict.fromkeys(x.input for x in self.data.unlabeled))
-        inputs = random.Random(0).sample(inputs, min(1000, len(inputs)))
+        inputs = fixed_sample(self.unlabeled_inputs, 1000)
         new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()] for i in (stage, stage - 1))
         return round(agreement(self.task.kind, new, old, inputs), 2)
 

@@ -135,9 +135,8 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
             raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
                             f"found {available[split]}: ask for fewer" + ", or add some (prepare.py --labeled N sets aside N)" * (split == "labeled"))
         splits[split] = splits[split][:50 if wanted is None and split == "labeled" else wanted]
-    if test and available["test"] > test:
-        chosen = random.Random(0).sample(range(available["test"]), test)
-        splits["test"] = [splits["test"][i] for i in sorted(chosen)]
+    if test:
+        splits["test"] = fixed_sample(splits["test"], test)
 
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for split in SPLITS:
@@ -202,6 +201,11 @@ def read_pseudolabels(path: str | Path) -> Iterator[Label]:
         if score is not None and type(score) not in (int, float):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
         yield Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
+
+
+def fixed_sample(items: list, most: int) -> list:
+    """The same at most so many of these every time, in their order."""
+    return [items[i] for i in sorted(random.Random(0).sample(range(len(items)), min(most, len(items))))]
 
 
 def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | None]:
