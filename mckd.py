@@ -27,7 +27,7 @@ import torch
 
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.runs import OF_THE_KIND, Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import RECIPES, TunedTeacher, label, make_student, save_student, student_kind, train
@@ -113,9 +113,9 @@ class Student:
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-        recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
+        recipe = RECIPES[student.kind].changed(**{name: getattr(run.settings, name) for name in OF_THE_KIND})
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
-        examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
+        examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * recipe.gold_copies)
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")

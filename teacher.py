@@ -113,10 +113,10 @@ class LLMTeacher(Teacher):
         yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, vocabulary)
 
 
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chance=None):
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chance`: as in `choose`.
+    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chances`: every input's, as in Cursor.
     """
     tokenizer = encode.tokenizer
     end = line_ends(tokenizer)
@@ -133,9 +133,9 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chance=
         print(f"{len({inputs[i] for i in order[:len(order) - len(fits)]})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
-        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i]) for i in part]
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i]) for i in part]
         with converted_once(decoder.model):
-            for n in decoder.run(cursors, [prompt(i) for i in part], end, chance):
+            for n in decoder.run(cursors, [prompt(i) for i in part], end):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 

@@ -51,7 +51,9 @@ class Cursor:
 
     `queue` holds the tokens decided on but not yet fed to the model. When it is empty, `options()` are the tokens that may
     come next and `choose` takes one. `done` says that the output is complete; what is then left in `queue` need not be fed.
+    `chance` is a random.Random of its own if its options are to be drawn, not the likeliest taken.
     """
+    chance = None
 
     def __init__(self, task, input, encode):
         self.task, self.words, self.encode = task, split_words(input), encode
@@ -118,6 +120,7 @@ class Cursor:
 
 class FreeCursor:
     """An output about which the task assumes nothing: any of `vocabulary` may come next, until `end` or `limit` tokens."""
+    chance = None
 
     def __init__(self, tokenizer, end, limit, vocabulary):
         self.tokenizer, self.end, self.limit, self.vocabulary = tokenizer, end, limit, vocabulary
@@ -140,17 +143,20 @@ class FreeCursor:
         return text, round(self.logprob / (len(self.tokens) + 1), 6)
 
 
-def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9):
+def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
     """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a list of the token ids that it may
     use, a free one. That ends at four times the length of its input (`length`, in tokens), or at what the longest labeled
-    output suggests, or where the model has no more `room` (in tokens)."""
+    output suggests, or where the model has no more `room` (in tokens). `chance`: as in Cursor."""
     if vocabulary is None:
-        return Cursor(task, input, encode)
-    return FreeCursor(encode.tokenizer, end, min(room, 32 + 4 * length + 4 * getattr(task, "longest", 0)), vocabulary)
+        cursor = Cursor(task, input, encode)
+    else:
+        cursor = FreeCursor(encode.tokenizer, end, min(room, 32 + 4 * length + 4 * getattr(task, "longest", 0)), vocabulary)
+    cursor.chance = chance
+    return cursor
 
 
-def choose(cursors, logits_of, end, chance=None):
-    """Let every cursor take its likeliest option or, with a torch.Generator `chance`, one drawn by its probability.
+def choose(cursors, logits_of, end):
+    """Let every cursor take its likeliest option or, where they have a `chance`, one drawn by its probability.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
     rows of the output matrix are ever computed, not the whole vocabulary.
@@ -168,7 +174,12 @@ def choose(cursors, logits_of, end, chance=None):
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
     logprobs = logits.log_softmax(-1)
-    taken = logprobs.argmax(-1, keepdim=True) if chance is None else torch.multinomial(logprobs.exp(), 1, generator=chance)
+    if cursors[0].chance:                           # each of its own, so that what it draws does not depend on who else is in the batch
+        upto = logprobs.exp().cumsum(-1)
+        drawn = torch.tensor([[cursor.chance.random()] for cursor in cursors], dtype=torch.float64)
+        taken = (upto <= drawn * upto[:, -1:]).sum(-1, keepdim=True)
+    else:
+        taken = logprobs.argmax(-1, keepdim=True)
     for cursor, which, logprob, ids in zip(cursors, taken[:, 0].tolist(), logprobs.gather(1, taken)[:, 0].tolist(), options):
         cursor.choose(ids[which], logprob)
 
@@ -305,7 +316,7 @@ class PackedDecoder:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
-    def run(self, cursors, prompts, end, chance=None, admit=256):
+    def run(self, cursors, prompts, end, admit=256):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `admit` bounds the prompt tokens that one pass takes in, and so its memory.
@@ -329,7 +340,7 @@ class PackedDecoder:
                 last.append(len(tokens) - 1)
                 length[row] += len(new)
             hidden = self.feed(rows, positions, tokens)[last]
-            choose([cursors[index] for index in active.values()], self.logits_of(hidden), end, chance)
+            choose([cursors[index] for index in active.values()], self.logits_of(hidden), end)
             for row in [row for row, index in active.items() if cursors[index].done]:
                 yield active.pop(row)
 

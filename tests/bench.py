@@ -373,7 +373,7 @@ def bench_decode(args):
     inputs = [x.input for x in rows[1000:1000 + (args.n or 256)]]
 
     def ours():
-        return [label.output for label in students.label(made, inputs, quiet=True)]
+        return [label.output for label in students.label(made, inputs, quiet=True, samples=1)]
     outputs = {}
 
     def theirs(*how):
@@ -446,6 +446,7 @@ def all_logits(states, output_matrix, ids, cap=None):
 
 class OneByOne:
     """A cursor whose forced tokens are choices with one option, so that they go to the model one by one."""
+    chance = None
 
     def __init__(self, cursor):
         self.cursor, self.queue, self.result = cursor, [], cursor.result
@@ -599,7 +600,7 @@ def techniques_of_tiny(rows, task):
         torch.set_num_threads(mckd.THREADS)
 
     def label(made=tiny):
-        students.label(made, inputs, quiet=True)
+        students.label(made, inputs, quiet=True, samples=1)
 
     small = fresh(small_t5, rows, task)
     all_tokens = set(range(small.model.config.vocab_size))
@@ -655,7 +656,7 @@ def techniques_of_an_llm(spec, rows, task):
 
     def label(rows=None):
         with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows or at_once["rows"])):
-            students.label(llm, inputs[:64], quiet=True)
+            students.label(llm, inputs[:64], quiet=True, samples=1)
 
     def loss_over_all_tokens(batch):
         return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
@@ -696,7 +697,7 @@ def techniques_of_an_llm(spec, rows, task):
 
 def bench_pipeline(args):
     with bundled_sample() as folder:
-        pipeline(args, mckd.Settings(data=folder, unlabeled=args.n, device="cpu", quiet=True))
+        pipeline(args, mckd.Settings(data=folder, unlabeled=args.n, samples=1, gold_copies=0, device="cpu", quiet=True))
 
 
 def pipeline(args, settings):
@@ -787,7 +788,7 @@ def three_stages(folder):
         lengths = [len(source) + len(target) for source, target in encoded]
         length_bucketed_batches(lengths, 8, random.Random(0))
 
-    def label_each(student, inputs, chance=None):
+    def label_each(student, inputs, chances=None):
         lengths = [len(student.encode_input(x)) for x in inputs]
         for i in sorted(range(len(inputs)), key=lambda i: -lengths[i]):
             yield i, Label(inputs[i], bracketed(inputs[i]), -1 / (i + 1))
@@ -796,7 +797,7 @@ def three_stages(folder):
     shapes()
     before, began = memory(now=True), time.perf_counter()
     with redirect_stdout(None):
-        mckd.execute(mckd.Settings(data=".", out="run", stages=3, device="cpu", quiet=True))
+        mckd.execute(mckd.Settings(data=".", out="run", stages=3, samples=1, device="cpu", quiet=True))
     return time.perf_counter() - began, memory() - before
 
 

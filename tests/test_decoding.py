@@ -182,10 +182,10 @@ def test_greedy_takes_the_best_option_and_its_probability_among_the_options():
 
 
 def test_options_are_drawn_as_often_as_they_are_probable():
-    encode, chance = PieceEncoder(ToyTokenizer()), torch.Generator().manual_seed(0)
-    many = [Cursor(TREE, "The cat sat", encode) for _ in range(400)]
+    encode = PieceEncoder(ToyTokenizer())
+    many = [make_cursor(TREE, "The cat sat", encode, [0], 3, chance=random.Random(n)) for n in range(400)]
     probability = {encode("(")[0]: 0.8, encode("The")[0]: 0.2}
-    choose(many, lambda ids: torch.tensor([[probability.get(token, 1.0) for token in row] for row in ids.tolist()]).log(), [0], chance)
+    choose(many, lambda ids: torch.tensor([[probability.get(token, 1.0) for token in row] for row in ids.tolist()]).log(), [0])
     opened = [cursor for cursor in many if cursor.pieces[1] == "("]
     assert 290 < len(opened) < 350                                      # 320 are expected, with a deviation of 8
     assert {round(cursor.logprob, 4) for cursor in opened} == {round(torch.tensor(0.8).log().item(), 4)}

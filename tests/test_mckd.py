@@ -19,7 +19,7 @@ from data.tasks import make_task
 from data.trees import write_bare
 import mckd
 import student as student_module
-from mckd import partition
+from mckd import RECIPES, partition
 from teacher import Label
 
 WORDS = "the cat sat on a mat with two old dogs".split()
@@ -197,17 +197,19 @@ def test_students_label_what_they_have_not_seen_and_with_own_exactly_what_they_h
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_every_student_is_finetuned_on_the_labeled_examples_after_its_pseudolabels(epochs, here, monkeypatch):
-    students = spy_on(here, monkeypatch, "--stages", 3, "--gold-epochs", epochs)
+    students = spy_on(here, monkeypatch, "--stages", 3, "--gold-epochs", epochs, "--gold-copies", 0)
     assert [len(student.examples) for student in students] == [6] * 4 + [12]
     for student in students:
         assert all(x.output.startswith("by ") for x in student.examples) and student.gold == read_jsonl("data/labeled.jsonl")
         assert student.finetuned_with[0][0].epochs == epochs and student.finetuned_with[0][0].min_steps == 0
 
 
-def test_gold_stands_among_the_pseudolabels_too(here, monkeypatch):
-    for student in spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, "--gold-copies", 2):
-        assert student.gold and student.examples[-2 * len(student.gold):] == student.gold * 2
-        assert not {x.input for x in student.gold} & {x.input for x in student.examples[:-2 * len(student.gold)]}
+@pytest.mark.parametrize("copies", [3, None])
+def test_gold_stands_among_the_pseudolabels_too(copies, here, monkeypatch):
+    times = RECIPES["tiny"].gold_copies if copies is None else copies
+    for student in spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, *(() if copies is None else ("--gold-copies", copies))):
+        assert times and student.gold and student.examples[-times * len(student.gold):] == student.gold * times
+        assert not {x.input for x in student.gold} & {x.input for x in student.examples[:-times * len(student.gold)]}
 
 
 def test_a_student_never_sees_gold_of_what_it_labels(here, monkeypatch):
@@ -379,10 +381,10 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
 def test_setting_that_is_newer_than_a_run_had_its_default_there(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     config = json.loads((here / "run/config.json").read_text())
-    assert config["settings"].pop("samples") == 1
+    assert config["settings"].pop("samples") is None
     (here / "run/config.json").write_text(json.dumps(config))
     assert spy_on(here, monkeypatch, "--stages", 2) == []
-    with pytest.raises(DataError, match="samples 1 there, 8 here"):
+    with pytest.raises(DataError, match="samples None there, 8 here"):
         spy_on(here, monkeypatch, "--stages", 2, "--samples", 8)
 
 

@@ -193,11 +193,26 @@ def test_label_does_not_depend_on_what_stands_beside_it(kind, fp32):
     train(fresh, examples(task), brief("tiny"), quiet=True)
     inputs = INPUTS[:12] + BRACKETED
     together = dict(fresh.label_each(inputs))
-    assert [together[i] for i in range(len(inputs))] == label(fresh, inputs, quiet=True)
+    assert [together[i] for i in range(len(inputs))] == label(fresh, inputs, quiet=True, samples=1)
     for batch_size in (1, 4):
         few = dict(fresh.label_each(inputs, batch_size=batch_size))
         assert all(few[i].output == together[i].output for i in few) and len(few) == len(inputs)
         assert all(few[i].score == pytest.approx(together[i].score, abs=1e-3) for i in few)
+
+
+@pytest.mark.parametrize("kind", ["tree", "slots"])
+def test_what_is_drawn_depends_on_the_seed_and_the_sentence_alone(kind, fp32):
+    fresh = make_student("tiny", TASKS[kind], INPUTS)
+    together = label(fresh, INPUTS[:12], quiet=True, samples=3, seed=1)
+    assert [label(fresh, [x], quiet=True, samples=3, seed=1)[0].output for x in INPUTS[:12]] == [found.output for found in together]
+    assert all(found.score < 0 for found in together if len(found.input.split()) > 2)
+
+
+@pytest.mark.parametrize("kind, samples", [("tree", RECIPES["tiny"].samples), ("slots", 1), ("text", 1)])
+def test_of_trees_the_recipe_says_how_many_outputs_are_drawn(kind, samples):
+    fresh = make_student("tiny", TASKS[kind], INPUTS)
+    assert label(fresh, INPUTS[:12], quiet=True, seed=1) == label(fresh, INPUTS[:12], quiet=True, samples=samples, seed=1)
+    assert samples == 1 or label(fresh, INPUTS[:12], quiet=True, samples=1) != label(fresh, INPUTS[:12], quiet=True)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -213,7 +228,7 @@ def test_samples_are_voted_and_the_same_seed_draws_the_same(kind, monkeypatch):
     assert all(len(outputs) == 3 for _, outputs in votes) and any(len(set(outputs)) > 1 for _, outputs in votes)
     assert label(fresh, inputs, quiet=True, samples=3, seed=1) == found != label(fresh, inputs, quiet=True, samples=3, seed=2)
     votes.clear()
-    assert label(fresh, inputs, quiet=True) != found and not votes
+    assert label(fresh, inputs, quiet=True, samples=1) != found and not votes
 
 
 def test_same_seed_same_student_from_the_first_weight_to_the_last():
@@ -252,11 +267,11 @@ def test_epochs_and_steps_are_what_the_recipe_says():
 def test_one_repeated_example_is_fitted(kind, output):
     sentence, losses = "the old cat sat", []
     fresh = make_student("tiny", TASKS[kind], INPUTS + [sentence])
-    before = label(fresh, [sentence], quiet=True)[0]
+    before = label(fresh, [sentence], quiet=True, samples=1)[0]
     for _ in range(5):                                              # as long as it needs, 5 x 30 steps at most
         train(fresh, [Example(sentence, output)], Recipe(30, 1e-2, 1, 0, "Adafactor"), quiet=True,
               on_epoch=lambda epoch: losses.append(epoch["loss"]))
-        found = label(fresh, [sentence], quiet=True)[0]
+        found = label(fresh, [sentence], quiet=True, samples=1)[0]
         if found.output == output and losses[-1] < 0.25 * losses[0]:
             break
     assert found.output == output and losses[-1] < 0.25 * losses[0] and before.output != output
@@ -358,7 +373,7 @@ def test_tiny_is_told_which_word_comes_next(kind, fp32):
     made = make_student("tiny", task, INPUTS + BRACKETED)
     train(made, examples(task, INPUTS + BRACKETED), brief("tiny", steps=20), quiet=True)
     words = {token for input in INPUTS + BRACKETED for token in made.encode_input(input)[:-1]}
-    for x in label(made, INPUTS[:5] + BRACKETED, quiet=True):
+    for x in label(made, INPUTS[:5] + BRACKETED, quiet=True, samples=1):
         source = made.encode_input(x.input)
 
         def best(options, written):

@@ -37,7 +37,7 @@ def test_an_input_is_relabelled_by_a_student_that_was_not_taught_it(monkeypatch)
         taught.extend(examples)
         return taught
 
-    def label(taught, inputs, quiet):
+    def label(taught, inputs, quiet, samples):
         assert len(taught) == 9 + 1 and taught[-1] == gold            # three of four parts, then gold
         assert not set(inputs).intersection(x.input for x in taught)
         return [Label(x, "student's") for x in inputs]

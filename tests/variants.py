@@ -64,7 +64,7 @@ class Trial:
             others = [x for n, x in enumerate(shuffled) if n % parts != k]
             taught = train(self.student(seed), self.examples(self.prompts[0], others), self.recipe, seed, quiet=True)
             train(taught, self.data.labeled, self.on_gold, seed, quiet=True)
-            found |= dict(zip(asked, label(taught, asked, quiet=True)))
+            found |= dict(zip(asked, label(taught, asked, quiet=True, samples=1)))
         return found
 
     def on_which_students_agree(self, seed):
@@ -136,7 +136,7 @@ class Trial:
         return alone, self.valid_f1(made)
 
     def valid_f1(self, student):
-        found = label(student, [x.input for x in self.data.valid], quiet=True)
+        found = label(student, [x.input for x in self.data.valid], quiet=True, samples=1)
         return self.f1([x.output for x in found], self.data.valid)
 
 
