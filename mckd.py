@@ -9,8 +9,9 @@
 A student trained on an LLM's noisy pseudolabels learns the pattern of the good ones; the bad ones have no pattern, so it
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
-is trained on both halves. (Beyond the paper, every student then has a few epochs on the labeled examples; without them:
---gold-epochs 0.) Read `mckd()` first; below it stand what it calls, and the command line.
+is trained on both halves. (Beyond the paper, students learn from the labeled examples, too, and `tiny` writes a tree by the
+vote of several outputs; the paper's way: --gold-epochs 0 --samples 1.) Read `mckd()` first; below it stand what it calls,
+and the command line.
 """
 import argparse
 import hashlib
