@@ -28,10 +28,10 @@ import torch
 
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import OF_THE_KIND, Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
-from student import RECIPES, TunedTeacher, label, make_student, save_student, student_kind, train
+from student import GOLD_COPIES, RECIPES, SAMPLES, TunedTeacher, label, make_student, save_student, student_kind, train
 from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
@@ -114,13 +114,14 @@ class Student:
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-        recipe = RECIPES[student.kind].changed(**{name: getattr(run.settings, name) for name in OF_THE_KIND})
+        student.seed = seed
+        recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
-        examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * recipe.gold_copies)
+        examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples, seed)
+        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -188,8 +189,7 @@ def open_run(settings):
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
     check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
-    if settings.method != "teacher":
-        student_kind(settings.student)                                  # one that is not there is refused now
+    kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if settings.method in ("mckd", "own"):
         try:
@@ -211,6 +211,10 @@ def open_run(settings):
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
     folder = run_folder(settings, data.folder)
+    if settings.samples is None:
+        settings = replace(settings, samples=SAMPLES.get((kind, task.kind), 1))
+    if settings.gold_copies is None:
+        settings = replace(settings, gold_copies=GOLD_COPIES.get(kind, 0) if settings.gold_epochs else 0)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student),
@@ -242,8 +246,8 @@ def execute(settings):
             if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
                 print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
             if D_labeled:
-                print(f"Students: {settings.student}; after its pseudolabels each has {settings.gold_epochs} epochs on "
-                      f"{len(D_labeled)} labeled examples (--gold-epochs 0, the paper's way, has none)", flush=True)
+                print(f"Students: {settings.student}; each learns from {len(D_labeled)} labeled examples too, {run.settings.gold_copies} times among "
+                      f"its pseudolabels and {settings.gold_epochs} epochs after them (--gold-epochs 0, the paper's way: not)", flush=True)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}

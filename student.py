@@ -36,23 +36,20 @@ from teacher import Teacher, label_with_causal_lm, line_ends, question
 
 @dataclass
 class Recipe:
-    """How a student is trained, and how it labels trees. An epoch is one pass; short of `min_steps` steps, there are more epochs.
-    The learning rate rises to `lr` over the first twentieth of the steps and falls linearly to 0; AdamW's gradients are clipped to
-    norm 1. The labeled examples stand `gold_copies` times among its pseudolabels; after these a student is finetuned on them alone, at
-    `gold_lr` times the learning rate. A tree is the vote on `samples` outputs (`label`)."""
+    """How a student is trained. An epoch is one pass; short of `min_steps` steps, there are more epochs. The learning rate rises
+    to `lr` over the first twentieth of the steps and falls linearly to 0; AdamW's gradients are clipped to norm 1. After its
+    pseudolabels a student is finetuned on the labeled examples, at `gold_lr` times the learning rate."""
     epochs: int
     lr: float
     batch_size: int
     min_steps: int
     optimizer: str
     gold_lr: float = 1.0
-    gold_copies: int = 0
-    samples: int = 1
 
-    def changed(self, **given):
-        """With those fields that are given and not None; a number of epochs is then meant exactly."""
-        given = {name: value for name, value in given.items() if value is not None}
-        return replace(self, **given, **({"min_steps": 0} if "epochs" in given else {}))
+    def changed(self, epochs=None, lr=None, batch_size=None):
+        """With those of these that are given; a number of epochs is then meant exactly."""
+        given = {name: value for name, value in (("epochs", epochs), ("lr", lr), ("batch_size", batch_size)) if value is not None}
+        return replace(self, **given, **({"min_steps": 0} if epochs is not None else {}))
 
     def on_gold(self, epochs):
         """How the student is then finetuned on the labeled examples."""
@@ -62,11 +59,15 @@ class Recipe:
 RECIPES = {
     # T5's embeddings start at standard deviation 1, its other weights far below: Adafactor's update is relative to each
     # weight's scale, AdamW's is not.
-    "tiny": Recipe(epochs=4, lr=1.5e-2, batch_size=8, min_steps=300, optimizer="Adafactor", gold_lr=1 / 3, gold_copies=2, samples=4),
+    "tiny": Recipe(epochs=4, lr=1.5e-2, batch_size=8, min_steps=300, optimizer="Adafactor", gold_lr=1 / 3),
     # The paper's, which names a linear decay, but no warm-up and no clipping.
     "encoder-decoder": Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW"),
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
+
+# What won on the valid splits (by --samples 1 and --gold-copies 0 a student is as the paper's: it decodes greedily, gold comes last).
+SAMPLES = {("tiny", "tree"): 4}         # how many outputs are voted for a label, by the kinds of student and task; else 1
+GOLD_COPIES = {"tiny": 2}               # how often gold stands among a student's pseudolabels, by its kind; else 0
 
 DRAWN = 1_000           # so many sentences' samples are in memory at a time
 STAY = 0.75             # once no more of a batch's sentences than this are unfinished, the finished ones leave it
@@ -183,6 +184,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
 class Seq2SeqStudent:
     """An encoder-decoder."""
+    seed = 0                                                # of what it draws
 
     def __init__(self, model, tokenizer, task, device, kind):
         self.model, self.tokenizer, self.task, self.device, self.kind = model.to(device).eval(), tokenizer, task, device, kind
@@ -292,7 +294,7 @@ class Seq2SeqStudent:
 
 class CausalStudent:
     """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step."""
-    kind = "causal"
+    kind, seed = "causal", 0                                # the seed of what it draws
 
     def __init__(self, model, tokenizer, task, device):
         self.model, self.tokenizer, self.task, self.device = model.to(device).eval(), tokenizer, task, device
@@ -338,20 +340,21 @@ class CausalStudent:
         yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, chances)
 
 
-def label(student, inputs, title="labelling", quiet=False, place=None, samples=None, seed=0):
+def label(student, inputs, title="labelling", quiet=False, place=None, samples=None):
     """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`.
 
-    With `samples` (None: of trees those of its recipe, else 1), a label is the task's vote on so many outputs, each drawn by its
-    probability (minimum Bayes risk decoding); its score is the mean of theirs. `seed` and the sentence alone decide what is drawn. A
-    bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on CRAFT's valid split, one stage on
-    1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4, 62.7, 63.4. Slots get worse.)
+    With `samples` (None: those in SAMPLES), a label is the task's vote on so many outputs, each drawn by its probability (minimum
+    Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so company does
+    not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
+    CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4,
+    62.7, 63.4. Slots get worse.)
     """
-    samples = samples or (RECIPES[student.kind].samples if student.task.kind == "tree" else 1)
+    samples = samples or SAMPLES.get((student.kind, student.task.kind), 1)
     labels, step = [], DRAWN if samples > 1 else max(1, len(inputs))
     with tqdm(total=samples * len(inputs), desc=title, unit="output", disable=quiet, position=place, leave=place is None) as progress:
         for begin in range(0, len(inputs), step):
             asked = [(x, n) for x in inputs[begin:begin + step] for n in range(samples)]
-            chances = [random.Random(f"{seed} {n} {x}") for x, n in asked] if samples > 1 else None
+            chances = [random.Random(f"{student.seed} {n} {x}") for x, n in asked] if samples > 1 else None
             found = [None] * len(asked)
             for i, one in student.label_each([x for x, _ in asked], chances):
                 found[i] = one
@@ -362,9 +365,8 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
 
 def voted(task, drawn):
     """One Label of several of the same input."""
-    scores = [found.score for found in drawn if found.score is not None]
-    return Label(drawn[0].input, task.vote(drawn[0].input, [found.output for found in drawn]),
-                 round(sum(scores) / len(scores), 6) if scores else None)
+    score = None if drawn[0].score is None else round(sum(found.score for found in drawn) / len(drawn), 6)
+    return Label(drawn[0].input, task.vote(drawn[0].input, [found.output for found in drawn]), score)
 
 
 class TunedTeacher(Teacher):
@@ -393,7 +395,7 @@ def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
     student.model.save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
-    about = {"kind": student.kind, **student.task.config()}
+    about = {"kind": student.kind, "seed": student.seed, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)
     write_atomically(Path(folder) / "student.json", json.dumps(about) + "\n")
@@ -404,10 +406,12 @@ def load_student(folder, device=torch.device("cpu")):
     try:
         about = json.loads((Path(folder) / "student.json").read_text(encoding="utf-8"))
         task = make_task(about)
-        if about["kind"] != "causal":
-            return Seq2SeqStudent(*load_encoder_decoder(folder), task, device, about["kind"])
-        student = CausalStudent(*load_causal_lm(folder), task, device)
-        student.vocabulary = set(about["vocabulary"])
+        if about["kind"] == "causal":
+            student = CausalStudent(*load_causal_lm(folder), task, device)
+            student.vocabulary = set(about["vocabulary"])
+        else:
+            student = Seq2SeqStudent(*load_encoder_decoder(folder), task, device, about["kind"])
+        student.seed = about.get("seed", 0)
         return student
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None
@@ -420,7 +424,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
-    parser.add_argument("--samples", type=int, help="outputs drawn for a sentence, and voted; 1: decode greedily (the student's kind decides: see RECIPES in student.py)")
+    parser.add_argument("--samples", type=int, help="outputs drawn for a sentence, and voted; 1: decode greedily (tiny, of trees: 4, else 1)")
     args = parser.parse_args()
     if args.samples is not None and args.samples < 1:
         raise DataError(f"--samples: expected at least 1, found {args.samples}")

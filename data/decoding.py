@@ -51,7 +51,7 @@ class Cursor:
 
     `queue` holds the tokens decided on but not yet fed to the model. When it is empty, `options()` are the tokens that may
     come next and `choose` takes one. `done` says that the output is complete; what is then left in `queue` need not be fed.
-    `chance` is a random.Random of its own if its options are to be drawn, not the likeliest taken.
+    `chance` is a random.Random of its own if its options are to be drawn; all cursors of a batch have one, or none has.
     """
     chance = None
 
@@ -156,7 +156,7 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9,
 
 
 def choose(cursors, logits_of, end):
-    """Let every cursor take its likeliest option or, where they have a `chance`, one drawn by its probability.
+    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
     rows of the output matrix are ever computed, not the whole vocabulary.

@@ -54,17 +54,17 @@ class Settings:
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     samples: int = field(default=None, metadata={
-        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily (for trees the student's kind decides: see RECIPES in student.py; else 1)"})
+        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily (tiny, of trees: 4, else 1)"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
     gold_copies: int = field(default=None, metadata={
-        "help": "how often the labeled examples stand among the pseudolabels, too; 0 is the paper's way (the student's kind decides)"})
+        "help": "how often the labeled examples stand among the pseudolabels, too (tiny: 2, else 0; none with --gold-epochs 0)"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
     seed: int = field(default=0, metadata={"help": "of the partition, the initialisation, the order of training and what --samples draws"})
-    epochs: int = field(default=None, metadata={"help": "the student's kind decides"})
+    epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
     batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
     lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
     out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
@@ -84,7 +84,6 @@ class Settings:
             raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
 
 
-OF_THE_KIND = ("epochs", "batch_size", "lr", "gold_copies")         # settings that, where they are not given, RECIPES in student.py has
 COMPARED = 200                          # sentences on which a stage's two students are compared
 LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages auto: over their likeness to the teacher, and by a stage
 
@@ -225,7 +224,7 @@ def open_folder(folder, settings, device):
     differences, code = [], source_digest()
     if (folder / "config.json").exists():
         about = read_config(folder)
-        found = {**asdict(Settings()), **about["settings"]}             # a setting newer than that run had its default
+        found = {**asdict(Settings()), "samples": 1, "gold_copies": 0, **about["settings"]}     # what is newer than that run had its first default
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         trained = any((folder / "students").glob("*.jsonl"))

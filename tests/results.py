@@ -1,13 +1,12 @@
 """What finished runs found, as the README's tables and its figure: means and deviations over seeds.
 
     python tests/results.py runs
-    python tests/results.py runs --paper                                # the short table of runs made with --samples 1 --gold-copies 0
-    python tests/results.py runs --paper --figure notebooks/results.svg # needs matplotlib: notebooks/requirements.txt
+    python tests/results.py runs --figure notebooks/results.svg         # needs matplotlib: notebooks/requirements.txt
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
 show of each corpus and method the runs with most unlabeled and test sentences, all else by default but --max-words; other students than
-`tiny`, and tuned: teachers, have columns of their own, which the figure leaves out where they have no more than three rows. More gold than 50
-is that of `--method sft`.
+`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own, which the figure leaves out where
+they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
 import argparse
 import json
@@ -57,17 +56,12 @@ def every_run(groups):
     return "\n".join(lines)
 
 
-def method_of(settings, paper=False):
-    """The short table's row for a run; None for those that it does not show. `paper`: it shows those whose students decode greedily and
-    have gold at the end alone."""
+def method_of(settings):
+    """The short table's row for a run; None for those that it does not show."""
     method, gold = settings["method"], settings["labeled"] or 50
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
-    settings = {"samples": 1, "gold_copies": 0, **settings}             # what runs of older code did without saying
-    plain = {"votes": 1, "samples": 1 if paper else None, "gold_epochs": 6, "gold_copies": 0 if paper else None, "epochs": None,
-             "batch_size": None, "lr": None, "free": False}
-    if method == "sft":
-        del plain["gold_copies"]                                        # it has none
+    plain = {"votes": 1, "gold_epochs": 6, "epochs": None, "batch_size": None, "lr": None, "free": False}
     taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold == 50
     if any(settings.get(name, value) != value for name, value in plain.items()) or method != "sft" and not taught:
         return None
@@ -78,19 +72,22 @@ def method_of(settings, paper=False):
 
 
 def column_of(settings, results):
-    """The short table's column for a run: its corpus, and its student and teacher where they are not the usual ones."""
+    """The short table's column for a run: its corpus, and what of its students and teacher is not as in the paper. (Runs of older code
+    that say nothing of samples and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
+    unusual += [f"{settings['samples']} outputs"] * (settings.get("samples", 1) > 1)
+    unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and settings.get("gold_copies", 0) > 0)
     return ", ".join([corpus, *unusual])
 
 
-def by_corpus(groups, paper=False):
+def by_corpus(groups):
     """{corpus: {method: test F1s, one a seed}}"""
     found, pools = {}, {}
     for runs in groups.values():
         settings, results = runs[0]
         corpus = column_of(settings, results)
-        method, pool = method_of(settings, paper), (settings["unlabeled"] or 10 ** 9, settings["test"] or 10 ** 9)
+        method, pool = method_of(settings), (settings["unlabeled"] or 10 ** 9, settings["test"] or 10 ** 9)
         if method in METHODS and pool >= pools.get((corpus, method), (0, 0)):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
@@ -127,14 +124,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder that holds runs' folders")
     parser.add_argument("--figure", type=Path, help="draw the figure into this file instead")
-    parser.add_argument("--paper", action="store_true", help="the short table, or the figure, of runs with --samples 1 --gold-copies 0")
     args = parser.parse_args()
     groups = read_runs(args.runs)
     if args.figure:
-        found = by_corpus(groups, args.paper)
+        found = by_corpus(groups)
         figure({column: f1s for column, f1s in found.items() if len(f1s) > 3}, args.figure)
     else:
-        print(f"{short_table(by_corpus(groups, args.paper))}\n\n{every_run(groups)}")
+        print(f"{short_table(by_corpus(groups))}\n\n{every_run(groups)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from data.tasks import make_task
 from data.trees import write_bare
 import mckd
 import student as student_module
-from mckd import RECIPES, partition
+from mckd import GOLD_COPIES, partition
 from teacher import Label
 
 WORDS = "the cat sat on a mat with two old dogs".split()
@@ -137,6 +137,7 @@ class Spy:
         if student.number == self.breaks_at:
             raise KeyboardInterrupt
         student.labelled += inputs
+        student.samples = arguments[3]
         return [Label(x, f"by {student.number}", -0.25) for x in inputs]
 
     def save_student(self, student, folder):
@@ -206,7 +207,7 @@ def test_every_student_is_finetuned_on_the_labeled_examples_after_its_pseudolabe
 
 @pytest.mark.parametrize("copies", [3, None])
 def test_gold_stands_among_the_pseudolabels_too(copies, here, monkeypatch):
-    times = RECIPES["tiny"].gold_copies if copies is None else copies
+    times = GOLD_COPIES["tiny"] if copies is None else copies
     for student in spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, *(() if copies is None else ("--gold-copies", copies))):
         assert times and student.gold and student.examples[-times * len(student.gold):] == student.gold * times
         assert not {x.input for x in student.gold} & {x.input for x in student.examples[:-times * len(student.gold)]}
@@ -378,14 +379,25 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
         spy_on(here, monkeypatch, "--stages", 2, "--epochs", 1, "--labeled", 5)
 
 
-def test_setting_that_is_newer_than_a_run_had_its_default_there(here, monkeypatch):
-    spy_on(here, monkeypatch, "--stages", 2)
+def test_setting_that_is_newer_than_a_run_had_its_first_default_there(here, monkeypatch):
+    old = "--stages", 2, "--samples", 1, "--gold-copies", 0
+    spy_on(here, monkeypatch, *old)
     config = json.loads((here / "run/config.json").read_text())
-    assert config["settings"].pop("samples") is None
+    assert config["settings"].pop("samples") == 1 and config["settings"].pop("gold_copies") == 0
     (here / "run/config.json").write_text(json.dumps(config))
-    assert spy_on(here, monkeypatch, "--stages", 2) == []
-    with pytest.raises(DataError, match="samples None there, 8 here"):
+    assert spy_on(here, monkeypatch, *old) == []
+    with pytest.raises(DataError, match="samples 1 there, 8 here"):
         spy_on(here, monkeypatch, "--stages", 2, "--samples", 8)
+
+
+@pytest.mark.parametrize("kind, more, samples, copies", [
+    ("tree", [], 4, 2), ("slots", [], 1, 2), ("text", [], 1, 2), ("tree", ["--samples", 1, "--gold-copies", 0], 1, 0), ("tree", ["--gold-epochs", 0], 4, 0)])
+def test_config_says_what_the_kinds_of_student_and_task_decided(kind, more, samples, copies, here, monkeypatch):
+    make_folder(here / "data", kind)
+    students = spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, *more)
+    settings = json.loads((here / "run/config.json").read_text())["settings"]
+    assert (settings["samples"], settings["gold_copies"]) == (samples, copies)
+    assert {student.samples for student in students} == {samples} and len({student.seed for student in students}) == 3
 
 
 def test_quiet_and_device_may_change(here, monkeypatch):

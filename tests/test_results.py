@@ -20,21 +20,23 @@ def finished(folder, settings, f1, label_f1s=()):
 
 
 def test_mean_and_deviation_of_the_largest_pool(tmp_path):
-    plain = Settings(unlabeled=1500)
+    plain = Settings(unlabeled=1500, samples=1, gold_copies=0)
     for seed, f1 in enumerate([60.0, 62.0, 64.0]):
         finished(tmp_path, replace(plain, seed=seed), f1, [50.0, f1 - 10])
     finished(tmp_path, replace(plain, unlabeled=500), 10.0)
     finished(tmp_path, replace(plain, stages=2, votes=5), 99.0)
-    finished(tmp_path, replace(plain, stages=1, samples=1, gold_copies=0), 50.0)
+    finished(tmp_path, replace(plain, stages=1, samples=4, gold_copies=2), 65.0)
+    finished(tmp_path, replace(plain, method="sft", labeled=50, samples=4, gold_copies=2), 45.0)
     finished(tmp_path, replace(plain, stages=4, student="gguf:x.gguf", teacher="tuned:gguf:x.gguf"), 70.0)
     finished(tmp_path, replace(plain, method="sft", labeled=500), 80.0)
     groups = read_runs(tmp_path)
     assert by_corpus(groups) == {
+        "ATIS, 4 outputs": {"50 gold examples": [45.0]},
+        "ATIS, 4 outputs, gold copies 2": {"1 stage (vanilla KD)": [65.0], "the teacher": [40.0]},
         "ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0], "the teacher": [40.0, 40.0, 40.0]},
         "ATIS, x.gguf, tuned": {"4 stages": [70.0], "the teacher": [40.0]}}
-    assert by_corpus(groups, paper=True) == {"ATIS": {"1 stage (vanilla KD)": [50.0], "the teacher": [40.0]}}
     rows = short_table(by_corpus(groups)).split("\n")
-    assert "| 3 stages | 62.0 ± 2.0 | – |" in rows and "| 4 stages | – | 70.0 |" in rows and "| 2 stages | – | – |" in rows
+    assert "| 3 stages | 62.0 ± 2.0 | – | – | – |" in rows and "| 4 stages | – | – | – | 70.0 |" in rows and "| 2 stages | – | – | – | – |" in rows
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
 
 

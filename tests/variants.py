@@ -3,7 +3,8 @@
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
 
 Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
-its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run.
+its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run, and
+no gold among its labels but where a variant says so.
 """
 import argparse
 import math
@@ -147,7 +148,7 @@ def main():
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
-    parser.add_argument("--samples", type=int, default=1, help="outputs that a student draws for a sentence of valid, and that are voted (1: it decodes greedily)")
+    parser.add_argument("--samples", type=int, default=1, help="outputs that a student draws for a sentence of valid, and that are voted (1: it decodes greedily; what it passes on to another it always does)")
     parser.add_argument("--only", default="", help="only variants that have this in their name")
     args = parser.parse_args()
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
