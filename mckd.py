@@ -214,7 +214,7 @@ def open_run(settings):
     if settings.samples is None:
         settings = replace(settings, samples=SAMPLES.get((kind, task.kind), 1))
     if settings.gold_copies is None:
-        settings = replace(settings, gold_copies=GOLD_COPIES.get(kind, 0) if settings.gold_epochs else 0)
+        settings = replace(settings, gold_copies=GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student),
@@ -230,6 +230,8 @@ def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
     settings.check()
     run, made = open_run(settings)
+    if (run.folder / "results.json").exists():
+        print(f"{run.folder}: finished before; what follows is read from it (delete it to make it anew)", flush=True)
     teacher = None
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
@@ -246,8 +248,9 @@ def execute(settings):
             if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
                 print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
             if D_labeled:
-                print(f"Students: {settings.student}; each learns from {len(D_labeled)} labeled examples too, {run.settings.gold_copies} times among "
-                      f"its pseudolabels and {settings.gold_epochs} epochs after them (--gold-epochs 0, the paper's way: not)", flush=True)
+                copies = f"{run.settings.gold_copies} times among its pseudolabels, then " if run.settings.gold_copies else ""
+                print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled examples, {copies}{settings.gold_epochs} epochs "
+                      "on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}

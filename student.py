@@ -65,9 +65,9 @@ RECIPES = {
     "causal": Recipe(epochs=1, lr=1e-4, batch_size=16, min_steps=24, optimizer="AdamW"),
 }
 
-# What won on the valid splits (by --samples 1 and --gold-copies 0 a student is as the paper's: it decodes greedily, gold comes last).
-SAMPLES = {("tiny", "tree"): 4}         # how many outputs are voted for a label, by the kinds of student and task; else 1
-GOLD_COPIES = {"tiny": 2}               # how often gold stands among a student's pseudolabels, by its kind; else 0
+# What won on the valid splits, by the kinds of student and task (--samples 1 --gold-copies 0: greedy decoding, gold at the end alone).
+SAMPLES = {("tiny", "tree"): 4}         # how many outputs are voted for a label; else 1
+GOLD_COPIES = {("tiny", "tree"): 2}     # how often gold stands among a student's pseudolabels, too; else 0
 
 DRAWN = 1_000           # so many sentences' samples are in memory at a time
 STAY = 0.75             # once no more of a batch's sentences than this are unfinished, the finished ones leave it

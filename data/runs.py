@@ -42,7 +42,7 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it learnt from, by how far the two students agree (six at most); the first labels that do not are left out"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it learnt from, by how far the two students agree (six at most; a pair that has learnt next to nothing is not found out); the first labels that do not are left out"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -59,12 +59,12 @@ class Settings:
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
     gold_copies: int = field(default=None, metadata={
-        "help": "how often the labeled examples stand among the pseudolabels, too (tiny: 2, else 0; none with --gold-epochs 0)"})
+        "help": "how often the labeled examples stand among the pseudolabels, too (tiny, of trees: 2, else 0; none with --gold-epochs 0)"})
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
     seed: int = field(default=0, metadata={"help": "of the partition, the initialisation, the order of training and what --samples draws"})
-    epochs: int = field(default=None, metadata={"help": "the student's kind decides: see RECIPES in student.py"})
+    epochs: int = field(default=None, metadata={"help": "on the pseudolabels; where it is given there is no least number of steps (the student's kind decides: see RECIPES in student.py)"})
     batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
     lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
     out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
@@ -186,10 +186,10 @@ class Run:
         agreed = self.agreement(stage)
         if None in (agreed, than):
             raise DataError(f"{self.folder}: other code compared its students on other sentences; delete it to make it anew")
-        if agreed < than + least:
-            print(f"Stage {stage}: agreement {agreed}, needed {than + least:.2f} ({what} {than}, and {least}): its labels are left out, the last "
-                  f"student learns those of {kept}", flush=True)
-        return agreed >= than + least
+        better = agreed >= than + least
+        verdict = "its labels are used" if better else f"its labels are left out, the last student learns those of {kept}"
+        print(f"Stage {stage}: agreement {agreed}, needed {than + least:.2f} ({what} {than}, and {least}): {verdict}", flush=True)
+        return better
 
     def score_test(self, labels):
         """{"f1", "valid", "complete"} of labels (a dict of input -> Label); None where there is no test split."""

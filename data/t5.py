@@ -1,7 +1,7 @@
 """T5 in few and large operations: transformers' model and weights, the same numbers, less time.
 
 What a small model costs on a CPU is mostly the number of operations, not their size. Six techniques cut it: `tiny` trains 1.2 times
-as fast as with transformers' T5, and labels 1.8 times as fast (README, Speed, has what each buys alone, some next to nothing):
+as fast as with transformers' T5, and labels 1.8 times as fast (notebooks/speed.md has what each buys alone, some next to nothing):
 
 - *Stacked weights* (`stack_weights`): what plays the same part in every layer is one tensor, so the optimizer and the
   conversion to bf16 touch 26 tensors instead of 68 in `tiny`.
