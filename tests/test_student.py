@@ -212,6 +212,17 @@ def test_what_is_drawn_depends_on_the_seed_and_the_sentence_alone(kind, fp32, mo
     assert all(found.score < 0 for found in together if len(found.input.split()) > 2)
 
 
+@pytest.mark.parametrize("kind", ["tree", "text"])
+@pytest.mark.parametrize("pretrained", ["causal_folder", "t5_folder"])
+def test_pretrained_students_draw_too_and_alone_as_in_company(pretrained, kind, fp32, request):
+    made = make_student(str(request.getfixturevalue(pretrained)), TASKS[kind], INPUTS)
+    train(made, examples(TASKS[kind]), brief(made.kind), quiet=True)
+    together = label(made, INPUTS[:6], quiet=True, samples=2)
+    assert [label(made, [x], quiet=True, samples=2)[0].output for x in INPUTS[:6]] == [found.output for found in together]
+    made.seed = 1
+    assert label(made, INPUTS[:6], quiet=True, samples=2) != together
+
+
 @pytest.mark.parametrize("kind, samples", [("tree", SAMPLES["tiny", "tree"]), ("slots", 1), ("text", 1)])
 def test_of_trees_several_outputs_are_drawn(kind, samples):
     fresh = make_student("tiny", TASKS[kind], INPUTS)
@@ -286,6 +297,7 @@ def test_saved_student_gives_the_same_labels(kind, tmp_path):
     task = TASKS[kind]
     made = make_student("tiny", task, INPUTS)
     train(made, examples(task), brief("tiny"), quiet=True)
+    made.seed = 7                                                   # which decides what is drawn
     save_student(made, tmp_path / "final")
     loaded = load_student(tmp_path / "final")
     inputs = INPUTS[:6] + [f"a {word} b" for word in NASTY]
