@@ -441,9 +441,9 @@ def test_free_output_ends_where_the_model_does(bpe_tokenizer, tmp_path, monkeypa
     made, longer = LLMTeacher(f"hf:{tmp_path}", TREE, [], torch.device("cpu"), free=True), []
     make = teacher.make_cursor
 
-    def make_endless(task, input, encode, end, length, vocabulary, room):
+    def make_endless(task, input, encode, end, length, vocabulary, room, chance):
         longer.append(32 + 4 * length > room > 0)
-        return make(task, input, encode, [2], length, [x for x in vocabulary if x > 2], room)
+        return make(task, input, encode, [2], length, [x for x in vocabulary if x > 2], room, chance)
     monkeypatch.setattr(teacher, "make_cursor", make_endless)
     labels(made, [" ".join(["the"] * n) for n in range(1, 40, 3)])
     assert any(longer)
