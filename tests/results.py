@@ -72,7 +72,7 @@ def method_of(settings):
 
 
 def column_of(settings, results):
-    """The short table's column for a run: its corpus, and what of its students and teacher is not as in the paper. (Runs of older code
+    """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way. (Runs of older code
     that say nothing of samples and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")

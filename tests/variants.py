@@ -4,7 +4,7 @@
 
 Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
 its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run, and
-no gold among its labels but where a variant says so.
+no gold among its labels but where a variant says so; it decodes greedily.
 """
 import argparse
 import math
@@ -36,8 +36,8 @@ PROMPTS, KEPT = 5, 0.7
 class Trial:
     """A data folder, and its inputs' labels (dicts input -> Label) under several prompts."""
 
-    def __init__(self, data, task, prompts, samples=1):
-        self.data, self.task, self.prompts, self.samples, self.inputs = data, task, prompts, samples, list(prompts[0])
+    def __init__(self, data, task, prompts):
+        self.data, self.task, self.prompts, self.inputs = data, task, prompts, list(prompts[0])
         self.recipe = RECIPES["tiny"]
         self.on_gold = self.recipe.on_gold(Settings.gold_epochs)
 
@@ -137,7 +137,7 @@ class Trial:
         return alone, self.valid_f1(made)
 
     def valid_f1(self, student):
-        found = label(student, [x.input for x in self.data.valid], quiet=True, samples=self.samples)
+        found = label(student, [x.input for x in self.data.valid], quiet=True, samples=1)
         return self.f1([x.output for x in found], self.data.valid)
 
 
@@ -148,7 +148,6 @@ def main():
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
-    parser.add_argument("--samples", type=int, default=1, help="outputs that a student draws for a sentence of valid, and that are voted (1: it decodes greedily; what it passes on to another it always does)")
     parser.add_argument("--only", default="", help="only variants that have this in their name")
     args = parser.parse_args()
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
@@ -162,7 +161,7 @@ def main():
     voting = make_teacher(args.teacher, task, data, device=device, votes=PROMPTS)
     prompts = [read_answers(task, answers) for answers in voting.answers(inputs)]
     torch.set_num_threads(1)
-    trial, gold = Trial(data, task, prompts, args.samples), {x.input: x for x in data.unlabeled}
+    trial, gold = Trial(data, task, prompts), {x.input: x for x in data.unlabeled}
     print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
     for name, (examples, how) in trial.variants().items():
         if args.only not in name:
