@@ -13,7 +13,6 @@ is trained on both halves. (Beyond the paper, students learn from the labeled ex
 vote of several outputs; the paper's way: --gold-epochs 0 --samples 1.) Read `mckd()` first; below it stand what it calls,
 and the command line.
 """
-import argparse
 import hashlib
 import json
 import random
@@ -29,7 +28,7 @@ import torch
 from data.models import identified, load_config
 from data.parallel import side_by_side
 from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
+from data.splits import CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, TunedTeacher, label, make_student, save_student, student_kind, train
 from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
@@ -278,7 +277,7 @@ def execute(settings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = CommandLine(description=__doc__)
     for setting in fields(Settings):
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
         help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default is not None and setting.default is not False)

@@ -28,14 +28,13 @@ whole corpus. Their numbers are not comparable with each other.
 
 from __future__ import annotations
 
-import argparse
 import json
 import unicodedata
 from collections import Counter
 from functools import lru_cache
 from itertools import accumulate
 
-from data.splits import DataError, run_command
+from data.splits import CommandLine, DataError, run_command
 from data.tasks import BIO
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
@@ -395,9 +394,8 @@ def read_items(path: str) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Raises DataError for what it cannot score, with one line that names the file and the line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="Score predictions against gold, one item a line in both files.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""metrics:
   bracket   unlabelled bracket F1, mean over sentences, without punctuation: the paper's score
   evalb     labelled bracket F1 over the corpus, as EVALB with COLLINS.prm

@@ -6,7 +6,6 @@ Two kinds share one training loop: an encoder-decoder (`tiny`, a 3-4M-parameter 
 one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` without demonstrations. Both decode under the
 task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
 """
-import argparse
 import io
 import json
 import math
@@ -27,11 +26,11 @@ from data.batches import TokenArrays, labelling_batches, length_bucketed_batches
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose, context_length, fast_dtype,
                            make_cursor)
 from data.models import identified, load_causal_lm, load_config, load_encoder_decoder
-from data.splits import DataError, Label, read_sentences, run_command, write_atomically
+from data.splits import CommandLine, DataError, Label, read_sentences, run_command, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
-from teacher import Teacher, label_with_causal_lm, line_ends, question
+from teacher import Teacher, label_with_causal_lm, line_ends, question, voted
 
 
 @dataclass
@@ -363,12 +362,6 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
     return labels
 
 
-def voted(task, drawn):
-    """One Label of several of the same input."""
-    score = None if drawn[0].score is None else round(sum(found.score for found in drawn) / len(drawn), 6)
-    return Label(drawn[0].input, task.vote(drawn[0].input, [found.output for found in drawn]), score)
-
-
 class TunedTeacher(Teacher):
     """`--teacher tuned:MODEL`: a student trained on the labeled split stands in for the prompted LLM."""
 
@@ -418,10 +411,9 @@ def load_student(folder, device=torch.device("cpu")):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="Label sentences, one a line with the words separated by spaces, with a trained student.",
-        epilog="example: echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog="example: echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty")
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
     parser.add_argument("--samples", type=int, help="outputs drawn for a sentence, and voted; 1: decode greedily (tiny, of trees: 4, else 1)")

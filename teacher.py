@@ -5,7 +5,6 @@
 Four parts, top to bottom: the prompt; a local LLM that decodes under the task's constraint; the other teachers (an API, a replay of
 labels made before, noise added to gold); and the cache, to which labels are appended as they come.
 """
-import argparse
 import concurrent.futures
 import hashlib
 import http.client
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
 from data.models import identified, load_causal_lm
 from data.noise import noisy
-from data.splits import (SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, run_command,
+from data.splits import (SPLITS, CommandLine, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, run_command,
                          write_jsonl)
 from data.tasks import make_task
 from data.trees import split_words
@@ -283,8 +282,15 @@ class VotingTeacher(Teacher):
 
     def label(self, inputs):
         for i, given in enumerate(zip(*self.answers(inputs))):
-            readable = [found.output for found in (read_answer(self.task, answer) for answer in given) if found]
-            yield i, Label(inputs[i], self.task.vote(inputs[i], readable)) if readable else given[0]
+            readable = [found for found in (read_answer(self.task, answer) for answer in given) if found]
+            yield i, voted(self.task, readable) if readable else given[0]
+
+
+def voted(task, labels):
+    """One Label of several of the same input, with the mean of their scores, where all have one."""
+    scores = [found.score for found in labels]
+    score = None if None in scores else round(sum(scores) / len(scores), 6)
+    return Label(labels[0].input, task.vote(labels[0].input, [found.output for found in labels]), score)
 
 
 def check_options(spec, base_url, free, votes):
@@ -369,10 +375,9 @@ def cache_file(teacher):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="Label a split with a teacher; the same command again goes on where it stopped.",
-        epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        epilog="example: python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl")
     parser.add_argument("--data", required=True, help="a data folder")
     parser.add_argument("--teacher", required=True, help="auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, noisy:RATE")
     parser.add_argument("--split", default="unlabeled", help="which splits to label, separated by commas (unlabeled)")

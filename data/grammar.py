@@ -14,7 +14,6 @@ Treebanks split attachments the same way, but never so regularly: scores on this
 where it goes, not how well it parses real articles.
 """
 
-import argparse
 import random
 import re
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python data/grammar.py` finds the package `data`, from any folder
 
-from data.splits import run_command, write_atomically, write_jsonl  # noqa: E402
+from data.splits import CommandLine, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import Tree, unescape, write_penn  # noqa: E402
 
 TASK = """{
@@ -470,8 +469,7 @@ def sample(seed: int = 0) -> dict[str, list[dict[str, str]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python data/grammar.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(prog="python data/grammar.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "craft", help="folder to write (default: data/craft)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences (default: 0, the committed ones)")
     options = parser.parse_args()

@@ -12,7 +12,6 @@ Valid and test are the corpus's own. Sentences of the training part that also st
 "Results", common requests) are left out, and so are repetitions: a student would be asked to label what it was trained on.
 """
 
-import argparse
 import hashlib
 import http.client
 import json
@@ -36,7 +35,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
-from data.splits import DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.splits import CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
 PARTS = ("train", "valid", "test")
@@ -380,8 +379,7 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python data/prepare.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(prog="python data/prepare.py", description=__doc__)
     parser.add_argument("corpus", choices=list(CORPORA))
     parser.add_argument("--source", type=Path, metavar="FOLDER_OR_ARCHIVE",
                         help="the published distribution (default: download it into data/downloads)")

@@ -11,6 +11,7 @@ Words of an input are separated by single spaces. The rows of the paper's author
 Whatever is wrong with a file is said in one line that names the file, the line and what was expected (`DataError`).
 """
 
+import argparse
 import codecs
 import hashlib
 import json
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from data.tasks import BIO, KINDS, make_task
 from data.trees import split_words
@@ -46,8 +47,18 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
+        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A command's options, whose errors are one line and exit code 2, too; names are not shortened, and help keeps its lines."""
+
+    def __init__(self, **about) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **about)
+
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message} (--help shows the options)")
 
 
 class Example(NamedTuple):

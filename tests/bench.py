@@ -11,7 +11,6 @@
 After a warm-up of both (not in pipeline), they take turns; printed is the median of the turns' ratios, with the smallest and the largest.
 `scale` prints seconds and peak memory instead.
 """
-import argparse
 import copy
 import multiprocessing
 import os
@@ -46,7 +45,7 @@ from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.grammar import sample
 from data.models import load_causal_lm
 from data.parallel import FORKS, in_processes
-from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import CommandLine, Example, Label, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
@@ -813,7 +812,7 @@ def bench_scale(args):
 def main():
     parts = {"score": bench_score, "train": bench_train, "decode": bench_decode, "teacher": bench_teacher,
              "pipeline": bench_pipeline, "techniques": bench_techniques, "scale": bench_scale}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--llm", help="a causal LM, for teacher, and to include it in train and techniques: gguf:FILE, hf:NAME_OR_FOLDER")
     parser.add_argument("--n", type=int, help="how many sentences")
@@ -828,4 +827,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,7 +5,6 @@
 Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the
 labels with gold. The labels are kept in runs/teacher, where --votes finds them.
 """
-import argparse
 import statistics
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data  # noqa: E402, F401 - before torch
 import torch  # noqa: E402
 
-from data.splits import DataError, load_data, run_command  # noqa: E402
+from data.splits import CommandLine, DataError, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
@@ -46,7 +45,7 @@ def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inpu
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder whose unlabeled split has gold")
     parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL")
     parser.add_argument("--prompts", type=int, default=5, help="how many prompts (5)")

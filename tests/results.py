@@ -8,7 +8,6 @@ show of each corpus and method the runs with most unlabeled and test sentences, 
 `tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own, which the figure leaves out where
 they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
-import argparse
 import json
 import re
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.splits import DataError, run_command  # noqa: E402
+from data.splits import CommandLine, DataError, run_command  # noqa: E402
 
 COLOURS = {"the LLM, decoding freely": "C4", "the teacher": "C4", "50 gold examples": "C5", "500 gold examples": "C5",
            "1 stage (vanilla KD)": "C1", "2 stages": "C0", "3 stages": "C0", "4 stages": "C0"}        # the figure's bars
@@ -76,8 +75,8 @@ def column_of(settings, results):
     that say nothing of samples and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
-    unusual += [f"{settings['samples']} outputs"] * (settings.get("samples", 1) > 1)
-    unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and settings.get("gold_copies", 0) > 0)
+    unusual += [f"{settings['samples']} outputs"] * ((settings.get("samples") or 1) > 1)
+    unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and bool(settings.get("gold_copies")))
     return ", ".join([corpus, *unusual])
 
 
@@ -121,7 +120,7 @@ def figure(found, file):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("runs", type=Path, help="the folder that holds runs' folders")
     parser.add_argument("--figure", type=Path, help="draw the figure into this file instead")
     args = parser.parse_args()

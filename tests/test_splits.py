@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from data import splits
-from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
+from data.splits import (CommandLine, DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
                          save_folder, write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
@@ -323,6 +323,19 @@ def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
         run_command(main)
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "the following arguments are required: --number"),
+    (["--number", "x"], "argument --number: invalid int value: 'x'"),
+    (["--num", "1", "--number", "1"], "unrecognized arguments: --num 1")])      # a name that is not whole could come to mean another option
+def test_what_is_wrong_with_a_commands_options_is_said_in_one_line(arguments, message, capsys):
+    parser = CommandLine()
+    parser.add_argument("--number", type=int, required=True)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: parser.parse_args(arguments))
+    shown = capsys.readouterr().err
+    assert (end.value.code, shown) == (2, f"error: {message} (--help shows the options)\n")
 
 
 def test_folder_is_saved_with_its_subfolders(tmp_path):

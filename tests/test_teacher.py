@@ -9,6 +9,7 @@ import shutil
 import socketserver
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -342,14 +343,17 @@ def test_vote_passes_over_what_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     class Saying(Teacher):
-        def __init__(self, answer):
+        def __init__(self, answer, score):
             self.name = self.key = self.answer = answer
+            self.score = score
 
         def label(self, inputs):
-            yield from ((i, Label(input, self.answer)) for i, input in enumerate(inputs))
-    members = [lambda answer=answer: Saying(answer) for answer in ("no", "( ( a b ) c )", "never", "( ( a b ) c")]
-    assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"]) == [Label("a b c", "( ( a b ) c )")]
-    assert labels(VotingTeacher(TREE, members[::2], quiet=True), ["a b c"]) == [Label("a b c", "no")]
+            yield from ((i, Label(input, self.answer, self.score)) for i, input in enumerate(inputs))
+    members = [partial(Saying, *said) for said in (("no", -9.0), ("( ( a b ) c )", -1.0), ("never", -9.0), ("( ( a b ) c", -2.0))]
+    assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"]) == [Label("a b c", "( ( a b ) c )", -1.5)]
+    assert labels(VotingTeacher(TREE, members[::2], quiet=True), ["a b c"]) == [Label("a b c", "no", -9.0)]
+    members[1] = partial(Saying, "( a ( b c ) )", None)
+    assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"])[0].score is None
 
 
 def test_llm_that_decodes_freely_writes_what_generate_writes(tmp_path, causal_folder, fp32):

@@ -6,7 +6,6 @@ Labels the inputs under five prompts (kept in runs/teacher, where --votes finds 
 its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run, and
 no gold among its labels but where a variant says so; it decodes greedily.
 """
-import argparse
 import math
 import random
 import sys
@@ -23,7 +22,7 @@ import torch  # noqa: E402
 
 import student as students  # noqa: E402
 from data.runs import Settings  # noqa: E402
-from data.splits import DataError, Example, load_data, run_command  # noqa: E402
+from data.splits import CommandLine, DataError, Example, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
@@ -142,7 +141,7 @@ class Trial:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder with a valid split; with gold in unlabeled.jsonl")
     parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL")
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
