@@ -58,7 +58,12 @@ def test_weights_are_averaged_over_the_last_two_epochs(monkeypatch):
     gold = Example("fly home", "O O")
     trial = Trial(SimpleNamespace(labeled=[gold], unlabeled=[]), make_task({"task": "slots"}), [{}])
     monkeypatch.setattr(variants, "train", train)
-    monkeypatch.setattr(trial, "student", lambda seed: SimpleNamespace(model=torch.nn.Linear(1, 1)))
+
+    def made(seed):
+        model = torch.nn.Linear(1, 1)
+        model.config = SimpleNamespace(dropout_rate=0.1)
+        return SimpleNamespace(model=model)
+    monkeypatch.setattr(trial, "student", made)
     monkeypatch.setattr(trial, "valid_f1", lambda taught: taught.model.bias.item() - start)
     torch.manual_seed(0)
     start = torch.nn.Linear(1, 1).bias.item()

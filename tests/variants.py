@@ -90,6 +90,8 @@ class Trial:
             "five prompts', voted": (lambda seed: self.examples(voted), {}),
             "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
+            "prompt 0, no dropout": (lambda seed: self.examples(first), {"dropout": 0.0}),
+            "prompt 0, dropout 0.2": (lambda seed: self.examples(first), {"dropout": 0.2}),
             "prompt 0, the 70% on which a student of the other half agrees most": (
                 lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
@@ -117,10 +119,11 @@ class Trial:
         with patch.object(student, "encode_example", noisy):
             yield
 
-    def measure(self, examples, seed, smoothing=0.0, before=None, epochs=1, averaged=False):
+    def measure(self, examples, seed, smoothing=0.0, dropout=0.1, before=None, epochs=1, averaged=False):
         """F1 on valid after the labels alone, and after gold. `before`: what is learnt first, for how many epochs, and the rate of noise
         in its inputs (an epoch has noise of its own only if the examples are repeated). `epochs`: times as many as the recipe has."""
         made, plain, after_epoch = self.student(seed), students.cross_entropy, []
+        made.model.config.dropout_rate = dropout
         recipe = replace(self.recipe, epochs=int(epochs * self.recipe.epochs), min_steps=int(epochs * self.recipe.min_steps))
         with patch.object(students, "cross_entropy", lambda *given: plain(*given, label_smoothing=smoothing)):
             if before:
