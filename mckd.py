@@ -25,6 +25,7 @@ from itertools import chain
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
+import metrics
 from data.models import identified, load_config
 from data.parallel import side_by_side
 from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
@@ -145,6 +146,8 @@ class CachedTeacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
+        if (self.run.folder / "pseudolabels" / "stage0.jsonl").exists():
+            return self.run.pseudolabels(0)
         # The test split's labels are asked for together with these: a teacher may have to be trained, or its prompt to be read, first.
         tested = self.run.test_inputs if self.teacher.can_label(self.run.test_inputs) else []
         answers = self.answers(list(dict.fromkeys(inputs + tested)))
@@ -218,7 +221,7 @@ def open_run(settings):
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student),
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
-    run = Run(settings, data, task, folder, device)
+    run = Run(settings, data, task, folder, device, metrics)
     if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
         raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
     open_folder(folder, config, device)
@@ -229,7 +232,9 @@ def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
     settings.check()
     run, made = open_run(settings)
+    finished = None
     if (run.folder / "results.json").exists():
+        finished = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
         print(f"{run.folder}: finished before; what follows is read from it (delete it to make it anew)", flush=True)
     teacher = None
     if settings.method == "sft":
@@ -252,7 +257,7 @@ def execute(settings):
                       "on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
-    taught = teacher.test_scores() if teacher else {"f1": None, "valid": None}
+    scores = finished["teacher"] if finished else teacher.test_scores() if teacher else {"f1": None, "valid": None}
     stages = []
     for i in sorted({student.stage for student in run.students}):
         students = [student for student in run.students if student.stage == i]
@@ -262,9 +267,9 @@ def execute(settings):
                        "likeness": run.likeness(i) if paired else None,
                        "left_out": paired and students[-1].which == "final",       # --stages auto did not use this pair's labels
                        "students": [student.test_scores() for student in students]})
-    last = stages[-1]["students"][-1] if stages else {"test_f1": taught["f1"], "valid": taught["valid"]}
+    last = stages[-1]["students"][-1] if stages else {"test_f1": scores["f1"], "valid": scores["valid"]}
     results = {"method": settings.method, "data": run.data.headline(),
-               "teacher": {"f1": taught["f1"], "valid": taught["valid"]}, "stages": stages,
+               "teacher": {"f1": scores["f1"], "valid": scores["valid"]}, "stages": stages,
                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder),
                "teacher_seconds": logged_seconds(run.folder, "teacher")}
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")

@@ -259,8 +259,8 @@ class Seq2SeqStudent:
 
     @torch.inference_mode()
     def label_each(self, inputs, chances=None, batch_size=256):
-        """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length. (256 at a time are three to
-        six times as fast as 8.) `chances`: every input's, as in Cursor."""
+        """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length. (256 at a time are six
+        times as fast as 8.) `chances`: every input's, as in Cursor."""
         lengths = [len(self.encode_input(input)) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: -lengths[i])
         too_long = [i for i in order if 4 * lengths[i] >= self.limit]                       # its output would not fit

@@ -354,8 +354,9 @@ def label_with_cache(teacher, inputs, cache, quiet=False):
     cache.parent.mkdir(parents=True, exist_ok=True)
     if cache.exists():
         with open(cache, "rb") as file:
+            size = os.fstat(file.fileno()).st_size          # first: another run may be adding labels
             whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        if whole < cache.stat().st_size:
+        if whole < size:
             os.truncate(cache, whole)
         if whole:
             known = read_labels(cache, inputs)

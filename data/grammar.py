@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python data/grammar.py` finds the package `data`, from any folder
 
-from data.splits import CommandLine, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.splits import CommandLine, DataError, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import Tree, unescape, write_penn  # noqa: E402
 
 TASK = """{
@@ -372,13 +372,6 @@ def inflect(word: str, tag: str) -> str:
     return word.removesuffix("e") + "ing" if tag == "VBG" else word
 
 
-def held_out_words() -> set[str]:
-    """Every form of every word that is held out for test."""
-    tags = {"N": ("NN", "NNS"), "V": ("VB", "VBZ", "VBD", "VBN", "VBG")}
-    return {inflect(word, tag) for name, (_, held_out) in CLASSES.items() for word in held_out
-            for tag in tags.get(name[0] if name[1] == "_" else name, ("",))}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # From rules to sentences
 
@@ -468,29 +461,31 @@ def sample(seed: int = 0) -> dict[str, list[dict[str, str]]]:
     return splits
 
 
-def main() -> int:
+def main() -> None:
     parser = CommandLine(prog="python data/grammar.py", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "craft", help="folder to write (default: data/craft)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: data/craft, with seed 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences (default: 0, the committed ones)")
     options = parser.parse_args()
 
+    if options.seed and not options.out:                    # data/craft has pseudolabels of the committed sentences
+        raise DataError(f"--seed {options.seed}: expected --out DIR beside it")
+    out = options.out or ROOT / "data" / "craft"
+    task = out / "task.json"
+    if task.exists() and task.read_text(encoding="utf-8") != TASK:
+        raise DataError(f"{out}: expected an empty folder or one of grammar.py's, found data that it did not make; choose another --out")
     splits = sample(options.seed)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for split, rows in splits.items():
-            write_jsonl(options.out / f"{split}.jsonl", rows)
-        write_atomically(options.out / "task.json", TASK)
-    except OSError as error:
-        print(f"grammar.py: {options.out}: expected a folder to write to ({error.strerror})", file=sys.stderr)
-        return 2
+    out.mkdir(parents=True, exist_ok=True)
+    task.unlink(missing_ok=True)                            # it makes this a data folder: it goes first and comes last
+    for split, rows in splits.items():
+        write_jsonl(out / f"{split}.jsonl", rows)
+    write_atomically(task, TASK)
     for split, rows in splits.items():
         lengths = [len(row["input"].split(" ")) for row in rows]
         print(f"{split:10} {len(rows):5,} sentences of {min(lengths)} to {max(lengths)} words, "
               f"{sum(lengths) / len(lengths):.1f} on average")
     words = {word.lower() for rows in splits.values() for row in rows for word in row["input"].split(" ")}
-    print(f"{len(words):,} different words in {options.out}")
-    return 0
+    print(f"{len(words):,} different words in {out}")
 
 
 if __name__ == "__main__":
-    run_command(lambda: sys.exit(main()))
+    run_command(main)

@@ -15,6 +15,7 @@ Valid and test are the corpus's own. Sentences of the training part that also st
 import hashlib
 import http.client
 import json
+import lzma
 import os
 import random
 import re
@@ -50,7 +51,7 @@ class Sentence(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The corpora. Each reader gets the corpus's files, {path: bytes}, and accounts for every sentence in them.
+# The corpora. Each reader gets the corpus's files, {path: text}, and accounts for every sentence in them.
 
 TREES = ("Bracket the constituents of the sentence: put every phrase between brackets, without labels, "
          "and keep all words in order.")
@@ -264,7 +265,7 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
                         take(member.name, lambda: archive.extractfile(member).read())
         else:
             raise DataError(f"{source}: expected a folder, a .zip or a .tar.gz")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise DataError(f"{source}: expected a sound archive, found a broken one ({error})") from None
     if not contents:
         archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []

@@ -22,7 +22,6 @@ import torch
 import transformers
 
 from data.splits import Data, DataError, fixed_sample, read_labels, read_pseudolabels, write_atomically, write_jsonl
-from metrics import agreement, score
 
 
 def number_of_stages(text):
@@ -88,8 +87,8 @@ COMPARED = 200                          # sentences on which a stage's two stude
 LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages auto: over their likeness to the teacher, and by a stage
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
-FREE = ("data", "out", "quiet", "device")
-FREE_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "recipes"),
+NOT_COMPARED = ("data", "out", "quiet", "device")
+NOT_COMPARED_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "recipes"),
                   "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs", "gold_copies")}
 
 
@@ -101,6 +100,7 @@ class Run:
     task: object
     folder: Path
     device: torch.device
+    metrics: object                         # the module: it may know this package, not this package it
     students: list = field(default_factory=list)
 
     @property
@@ -158,14 +158,14 @@ class Run:
         gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
         one, other = (read_labels(student.file, self.held_out) for student in self.pair(stage))
         inputs = [x for x in self.held_out if one[x] and other[x]]          # all, but in a folder of older code
-        return round(agreement(self.task.kind, [one[x].output for x in inputs], [other[x].output for x in inputs], inputs), 2) if inputs else None
+        return round(self.metrics.agreement(self.task.kind, [one[x].output for x in inputs], [other[x].output for x in inputs], inputs), 2) if inputs else None
 
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
         With cross-partition labelling the student that relabels an input has not learnt its old label."""
         inputs = fixed_sample(self.unlabeled_inputs, 1000)
         new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()] for i in (stage, stage - 1))
-        return round(agreement(self.task.kind, new, old, inputs), 2)
+        return round(self.metrics.agreement(self.task.kind, new, old, inputs), 2)
 
     def gains(self, stage):
         """Whether a pair's labels seem better than those that it learnt from, without gold: the rule of --stages auto.
@@ -198,7 +198,7 @@ class Run:
         return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
 
     def scores(self, gold, outputs):
-        found = score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
+        found = self.metrics.score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
         return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
 
 
@@ -213,7 +213,7 @@ def run_folder(settings, data):
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
     optional = ("free", "votes", "samples", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
-               and name not in FREE_OF_METHOD.get(settings.method, ())}
+               and name not in NOT_COMPARED_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
     return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 
@@ -221,24 +221,24 @@ def run_folder(settings, data):
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
     trained a student there; what such a run left before its first student is thrown away."""
-    differences, code = [], source_digest()
+    differences, code, begun, about = [], source_digest(), False, {}
     if (folder / "config.json").exists():
         about = read_config(folder)
         found = {**asdict(Settings()), "samples": 1, "gold_copies": 0, **about["settings"]}     # what is newer than that run had its first default
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
-        trained = any((folder / "students").glob("*.jsonl"))
-        if trained and about.get("code") != code:
-            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is; delete "
-                  "it to make it anew", file=sys.stderr)
-        if differences and ((folder / "results.json").exists() or trained):
+        begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
+        if begun and about.get("code") != code:
+            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is, what it "
+                  "lacks is made by this code; delete it to make all of it anew", file=sys.stderr)
+        if differences and begun:
             what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
             raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
             left.unlink(missing_ok=True)
-    elif folder.is_file() or any(path.is_file() for path in folder.rglob("*")):
+    elif folder.is_file() or any(path.is_file() and path.suffix != ".tmp" for path in folder.rglob("*")):      # one that a crash left
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
-    if differences or not (folder / "config.json").exists():
+    if differences or not begun and about.get("code") != code:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
         about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "code": code, "device": str(device)}
         (folder / "students").mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def open_folder(folder, settings, device):
 
 def settings_that_count(settings):
     """Those of a run's settings (a dict) that change what it computes."""
-    return {name: value for name, value in settings.items() if name not in FREE + FREE_OF_METHOD.get(settings["method"], ())}
+    return {name: value for name, value in settings.items() if name not in NOT_COMPARED + NOT_COMPARED_OF_METHOD.get(settings["method"], ())}
 
 
 def read_config(folder):
@@ -349,9 +349,9 @@ def summary(all_results, seeds):
     """Mean and standard deviation over several seeds; with --stages auto, of the stages that all of them have."""
     found = {"teacher": [r["teacher"]["f1"] for r in all_results]}
     for stages in zip(*(r["stages"] for r in all_results)):
-        found[f"labels of stage {stages[0]['stage']}"] = [stage["pseudolabel_f1"] for stage in stages]
+        found[f"labels that stage {stages[0]['stage']} learns"] = [stage["pseudolabel_f1"] for stage in stages]
     found["final student"] = [r["test"]["f1"] for r in all_results]
     print(f"\nF1, mean ± standard deviation over seeds {seeds}")
     for name, f1s in found.items():
         if None not in f1s:
-            print(f"{name:>17}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")
+            print(f"{name:>26}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")

@@ -90,8 +90,9 @@ def by_corpus(groups):
         if method in METHODS and pool >= pools.get((corpus, method), (0, 0)):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
-            if settings["method"] == "mckd" and results["teacher"]["f1"] is not None:
-                found[corpus].setdefault("the teacher", [results["teacher"]["f1"] for _, results in runs])
+            if settings["method"] == "mckd" and results["teacher"]["f1"] is not None and pool >= pools.get((corpus, "the teacher"), (0, 0)):
+                pools[corpus, "the teacher"] = pool
+                found[corpus]["the teacher"] = [results["teacher"]["f1"] for _, results in runs]
     return dict(sorted(found.items()))
 
 
@@ -127,7 +128,10 @@ def main():
     groups = read_runs(args.runs)
     if args.figure:
         found = by_corpus(groups)
-        figure({column: f1s for column, f1s in found.items() if len(f1s) > 3}, args.figure)
+        shown = {column: f1s for column, f1s in found.items() if len(f1s) > 3}
+        if not shown:
+            raise DataError(f"{args.runs}: expected more than three methods on a corpus to draw, found {max(map(len, found.values()), default=0)}")
+        figure(shown, args.figure)
     else:
         print(f"{short_table(by_corpus(groups))}\n\n{every_run(groups)}")
 

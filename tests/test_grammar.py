@@ -10,7 +10,7 @@ import pytest
 import metrics
 from conftest import ROOT
 from data import grammar
-from data.splits import load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import DataError, load_data, read_jsonl, read_pseudolabels, write_atomically, write_jsonl
 from data.trees import Tree, bare_spans, clean, read_penn, write_bare, write_penn
 
 SAMPLE = ROOT / "data" / "craft"
@@ -93,9 +93,16 @@ def test_no_sentence_twice(rows):
     assert len(set(sentences)) == len(sentences)
 
 
+def held_out_words():
+    """Every form of every word that is held out for test."""
+    tags = {"N": ("NN", "NNS"), "V": ("VB", "VBZ", "VBD", "VBN", "VBG")}
+    return {grammar.inflect(word, tag) for name, (_, held_out) in grammar.CLASSES.items() for word in held_out
+            for tag in tags.get(name[0] if name[1] == "_" else name, ("",))}
+
+
 def test_held_out_words_are_in_test_and_nowhere_else(splits):
     words = {split: {word.lower() for row in rows for word in row["input"].split(" ")} for split, rows in splits.items()}
-    held_out = {word.lower() for word in grammar.held_out_words()}
+    held_out = {word.lower() for word in held_out_words()}
     for split in ("labeled", "unlabeled", "valid"):
         assert not held_out & words[split]
     # Some of test's sentences have a new word, most have none: a student from random weights meets few words that it never saw.
@@ -108,7 +115,7 @@ def test_no_word_is_both_held_out_and_known():
     forms = {form for name, (known, _) in grammar.CLASSES.items() for word in known for tag in ("", "NNS", "VBZ", "VBD", "VBG")
              for form in [grammar.inflect(word, tag)]}
     inline = set(re.findall(r"[A-Z$]+/(\S+?)[)?]*(?=\s)", grammar.RULES))
-    assert not grammar.held_out_words() & (forms | inline)
+    assert not held_out_words() & (forms | inline)
 
 
 def test_every_class_of_the_rules_has_words_and_is_used():
@@ -179,17 +186,28 @@ def test_inflection(word, tag, form):
 
 def test_command_line_writes_a_whole_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "more"), "--seed", "3"])
-    assert grammar.main() == 0
+    grammar.main()
     assert sorted(path.name for path in (tmp_path / "more").iterdir()) == [
         "labeled.jsonl", "task.json", "test.jsonl", "unlabeled.jsonl", "valid.jsonl"]
     assert "1,000 sentences" in capsys.readouterr().out
 
 
-def test_a_place_that_cannot_be_written_to_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "file")])
-    assert grammar.main() == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(FileExistsError):                # which run_command says in one line
+        grammar.main()
+
+
+@pytest.mark.parametrize("options, message", [(["--seed", "1"], "--seed 1: expected --out DIR beside it"), (["--out", "own"], "own: expected an empty folder")])
+def test_other_data_is_not_written_over(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "task.json").write_text('{"task": "slots"}')
+    monkeypatch.setattr(sys, "argv", ["grammar.py", *options])
+    with pytest.raises(DataError, match=message):
+        grammar.main()
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["task.json"]
 
 
 @pytest.mark.parametrize("budget", [3, 4, 6])

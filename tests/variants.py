@@ -3,7 +3,7 @@
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
 
 Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
-its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as in a run, and
+its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as a run's pairs have, and
 no gold among its labels but where a variant says so; it decodes greedily.
 """
 import math
@@ -152,6 +152,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
     parser.add_argument("--only", default="", help="only variants that have this in their name")
     args = parser.parse_args()
+    if args.seeds < 1:
+        raise DataError(f"--seeds: expected at least 1, found {args.seeds}")
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
     task.learn(data.labeled)
@@ -168,9 +170,9 @@ def main():
     for name, (examples, how) in trial.variants().items():
         if args.only not in name:
             continue
-        taught = [examples(seed) for seed in range(args.seeds)]
-        f1s = [mean(f1) for f1 in zip(*(trial.measure(given, seed, **how) for seed, given in enumerate(taught)))]
-        pseudolabels = [x for x in taught[0] if x.input in gold]
+        taken = [examples(seed) for seed in range(args.seeds)]
+        f1s = [mean(f1) for f1 in zip(*(trial.measure(given, seed, **how) for seed, given in enumerate(taken)))]
+        pseudolabels = [x for x in taken[0] if x.input in gold]
         labels = trial.f1([x.output for x in pseudolabels], [gold[x.input] for x in pseudolabels])
         print(f"| {name} | {labels:.1f} | {f1s[0]} | {f1s[1]} |", flush=True)
 
