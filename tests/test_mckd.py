@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from data.trees import write_bare
 import mckd
 import student as student_module
 from mckd import GOLD_COPIES, partition
-from teacher import Label
+from teacher import Label, label_with_cache
 
 WORDS = "the cat sat on a mat with two old dogs".split()
 CONFIG = {"tree": {"task": "tree", "name": "kitchen"}, "slots": {"task": "slots", "tags": ["O", "B-x", "I-x", "B-y"]}, "text": {"task": "text"}}
@@ -415,6 +416,56 @@ def test_settings_that_change_nothing_may_change(here, monkeypatch):
     assert spy_on(here, monkeypatch, "--method", "sft", "--stages", 1, out="gold") == []
     with pytest.raises(DataError, match="epochs None there, 3 here"):
         spy_on(here, monkeypatch, "--method", "sft", "--epochs", 3, out="gold")
+
+
+@pytest.mark.parametrize("method", ["mckd", "teacher"])
+def test_finished_run_asks_its_teacher_nothing(method, here, monkeypatch):
+    make_folder(here / "data")
+    options = "--data", "data", "--method", method, "--teacher", "noisy:0.5", "--stages", 1, "--out", "run"
+    Spy(monkeypatch)
+    run(monkeypatch, *options)
+    before = files(here / "run")
+    shutil.rmtree(here / "runs/teacher")                                # its labels are kept there
+
+    def ask(*_):
+        raise AssertionError("asked")
+    monkeypatch.setattr(mckd, "label_with_cache", ask)
+    run(monkeypatch, *options)
+    assert files(here / "run") == before
+
+
+def test_labels_of_the_pool_are_those_that_a_student_may_have_learnt(here, monkeypatch):
+    """An interrupted run goes on with its own labels, where the teacher's are lost, too."""
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 2, breaks_at=1)
+    shutil.rmtree(here / "runs/teacher")
+    write_jsonl(here / "run/pseudolabels/stage0.jsonl", [Example(x, "by teacher, then") for x in inputs_of(here / "data")])
+    students = spy_on(here, monkeypatch, "--stages", 2)
+    assert {x.output for x in students[0].examples} == {"by teacher, then"}
+
+
+@pytest.mark.parametrize("method", ["mckd", "teacher"])
+def test_config_names_the_code_that_made_the_run(method, here, monkeypatch, capsys):
+    """Not that of a run that came to nothing; a finished run's stays."""
+    make_folder(here / "data")
+    options = "--data", "data", "--method", method, "--teacher", "noisy:0.5", "--stages", 1, "--out", "run"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    for code, named in (("old", "old"), ("new", "new"), ("newer", "new")):
+        Spy(monkeypatch)
+        monkeypatch.setattr(runs, "source_digest", lambda code=code: code)
+        monkeypatch.setattr(mckd, "label_with_cache", interrupt if code == "old" else label_with_cache)
+        with pytest.raises(KeyboardInterrupt) if code == "old" else nullcontext():
+            run(monkeypatch, *options)
+        assert json.loads((here / "run/config.json").read_text())["code"] == named
+        assert ("made by other code" in capsys.readouterr().err) == (code == "newer")
+
+
+def test_what_a_crash_left_of_config_does_not_stand_in_the_way(here, monkeypatch):
+    (here / "run").mkdir()
+    (here / "run/.config.json.123.tmp").write_text("{")
+    assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1
 
 
 def test_lost_final_student_is_trained_again(here, monkeypatch):
