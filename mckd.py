@@ -107,7 +107,14 @@ class Student:
             held_out = [] if self.which == "final" else self.run.held_out
             self.learn_and_label(list(dict.fromkeys(inputs + self.run.test_inputs + held_out)))
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
-        return read_labels(self.file, inputs)
+        return self.given(inputs)
+
+    def given(self, inputs):
+        """The labels that it gave these inputs, as they were kept."""
+        found = read_labels(self.file, inputs)
+        if missing := sum(label is None for label in found.values()):
+            raise DataError(f"{self.file}: expected labels of {len(found)} inputs, {missing} are missing; delete it to train this student again")
+        return found
 
     def learn_and_label(self, inputs):
         run, began = self.run, time.perf_counter()
@@ -134,7 +141,7 @@ class Student:
 
     def test_scores(self):
         """"test_f1", "valid" and "complete" on the test split, with "seconds" of training and labelling."""
-        found = self.run.score_test(read_labels(self.file, self.run.test_inputs))
+        found = self.run.score_test(self.given(self.run.test_inputs))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found.pop("f1"), **found,
                 "seconds": logged_seconds(self.run.folder, self.name)}
 

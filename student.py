@@ -19,6 +19,8 @@ from pathlib import Path
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 from torch.nn.functional import cross_entropy, linear
+from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import Metaspace
 from tqdm import tqdm
 from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
@@ -110,7 +112,7 @@ def train_tokenizer(texts, symbols, size=4000):
     trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # room for every character, pad, eos, unk
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
-        character_coverage=0.9995 if symbols else 1.0,
+        character_coverage=0.9995 if symbols else 1.0, max_sentence_length=10 ** 9,
         normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}
@@ -121,6 +123,12 @@ def train_tokenizer(texts, symbols, size=4000):
             vocabulary.setdefault(f"▁{word}", math.log(count / counts.total()))
     tokenizer = T5Tokenizer(list(vocabulary.items()), extra_ids=0)
     tokenizer.add_tokens([AddedToken(symbol, single_word=symbol not in "()") for symbol in symbols])
+    return tokenizer if symbols else parted_by_spaces(tokenizer)
+
+
+def parted_by_spaces(tokenizer):
+    """The tokenizer of free text, to which other white space, such as a no-break space, is a character like any other: T5's drops it."""
+    tokenizer.backend_tokenizer.pre_tokenizer = Metaspace()
     return tokenizer
 
 
@@ -386,7 +394,10 @@ class TunedTeacher(Teacher):
 
 def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
-    student.model.save_pretrained(folder)
+    try:
+        student.model.save_pretrained(folder)
+    except SafetensorError as error:                        # such as a full disk
+        raise DataError(f"{folder}: the student cannot be written: {str(error).splitlines()[0]}") from None
     student.tokenizer.save_pretrained(folder)
     about = {"kind": student.kind, "seed": student.seed, **student.task.config()}
     if student.kind == "causal":
@@ -403,10 +414,12 @@ def load_student(folder, device=torch.device("cpu")):
             student = CausalStudent(*load_causal_lm(folder), task, device)
             student.vocabulary = set(about["vocabulary"])
         else:
-            student = Seq2SeqStudent(*load_encoder_decoder(folder), task, device, about["kind"])
+            model, tokenizer = load_encoder_decoder(folder)
+            tokenizer = parted_by_spaces(tokenizer) if about["kind"] == "tiny" and task.kind == "text" else tokenizer
+            student = Seq2SeqStudent(model, tokenizer, task, device, about["kind"])
         student.seed = about.get("seed", 0)
         return student
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:      # the files may be anybody's
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {str(error).splitlines()[0]}") from None
 
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
-from data.splits import CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.splits import SPLITS, CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
 PARTS = ("train", "valid", "test")
@@ -331,7 +331,7 @@ def table(rows: dict[str, dict[str, int]]) -> str:
 def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, seed: int = 0, max_words: int | None = None,
             cache: Path = ROOT / "data" / "downloads") -> dict:
     """Write the splits of a corpus into `out` and return the account (also in out/prepare.json). Raises DataError."""
-    if (out / "task.json").exists() and not (out / "prepare.json").exists():
+    if any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS))) and not (out / "prepare.json").exists():
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
                         "choose another --out")
     for option, number in (("--labeled", labeled), ("--max-words", max_words)):

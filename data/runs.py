@@ -238,11 +238,13 @@ def open_folder(folder, settings, device):
             left.unlink(missing_ok=True)
     elif folder.is_file() or any(path.is_file() and path.suffix != ".tmp" for path in folder.rglob("*")):      # one that a crash left
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
+    (folder / "students").mkdir(parents=True, exist_ok=True)
+    (folder / "pseudolabels").mkdir(exist_ok=True)
+    for left in folder.rglob(".*.tmp"):                 # by a crash
+        left.unlink()
     if differences or not begun and about.get("code") != code:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
         about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "code": code, "device": str(device)}
-        (folder / "students").mkdir(parents=True, exist_ok=True)
-        (folder / "pseudolabels").mkdir(exist_ok=True)
         write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
     log = folder / "log.jsonl"
     log.touch()                                         # a run whose labels are all known logs nothing

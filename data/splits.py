@@ -14,6 +14,7 @@ Whatever is wrong with a file is said in one line that names the file, the line 
 import argparse
 import codecs
 import hashlib
+import io
 import json
 import os
 import random
@@ -37,7 +38,10 @@ class DataError(ValueError):
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a module's `main` as a command: an error in the data or of the system (a full disk, say) is one line and exit
-    code 2, an interruption one line and 130."""
+    code 2, an interruption one line and 130. What it prints is UTF-8, as files are."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         main()
     except BrokenPipeError:                                             # such as `| head`: nobody reads on
@@ -239,6 +243,9 @@ def place_of_labels(path: str | Path) -> Path:
     if place.name in [f"{split}.jsonl" for split in SPLITS] and (place.parent / "task.json").exists():
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
     if place.exists() and place.stat().st_size:
+        for where, row in _rows(place, {}):
+            if "score" not in row:                              # gold, say
+                raise DataError(f"{where}: expected a label with its score, as teacher.py writes them; choose another --out")
         for _ in read_pseudolabels(place):
             pass                                            # what is no file of pseudolabels is refused
     return place
@@ -375,7 +382,11 @@ def save_folder(folder, write):
     """Fill a folder that appears whole or not at all: written beside, fsynced, then renamed."""
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
+    try:
+        write(unfinished)
+    except BaseException:                                               # nothing half-written stays
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     for path in unfinished.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as file:

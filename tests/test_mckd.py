@@ -462,10 +462,31 @@ def test_config_names_the_code_that_made_the_run(method, here, monkeypatch, caps
         assert ("made by other code" in capsys.readouterr().err) == (code == "newer")
 
 
-def test_what_a_crash_left_of_config_does_not_stand_in_the_way(here, monkeypatch):
+def test_what_a_crash_left_unfinished_does_not_stand_in_the_way(here, monkeypatch):
     (here / "run").mkdir()
     (here / "run/.config.json.123.tmp").write_text("{")
     assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1
+    assert not list((here / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("lost, trained", [("students", 3), ("pseudolabels", 0)])
+def test_lost_folder_is_made_again(lost, trained, here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    before = files(here / "run").keys()
+    shutil.rmtree(here / "run" / lost)
+    assert len(spy_on(here, monkeypatch, "--stages", 2)) == trained
+    assert files(here / "run").keys() == before
+
+
+@pytest.mark.parametrize("name", ["stage1_A", "stage2_final"])
+def test_file_that_lacks_labels_of_a_student_is_said_and_nothing_is_written_over(name, here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    file = here / "run/students" / f"{name}.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
+    before = files(here / "run")
+    with pytest.raises(DataError, match=f"{name}.jsonl: expected labels of .* are missing; delete it"):
+        spy_on(here, monkeypatch, "--stages", 2)
+    assert files(here / "run") == before
 
 
 def test_lost_final_student_is_trained_again(here, monkeypatch):

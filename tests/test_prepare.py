@@ -217,8 +217,9 @@ def test_interrupted_prepare_leaves_the_old_data(tmp_path, monkeypatch):
     assert contents(out) == before
 
 
-def test_data_that_it_did_not_make_is_not_overwritten(tmp_path):
-    out = write_folder(tmp_path / "mine", {"task.json": "{}", "labeled.jsonl": "precious"})
+@pytest.mark.parametrize("files", [{"task.json": "{}", "labeled.jsonl": "precious"}, {"labeled.jsonl": "precious"}])
+def test_data_that_it_did_not_make_is_not_overwritten(files, tmp_path):
+    out = write_folder(tmp_path / "mine", files)
     with pytest.raises(DataError, match="did not make"):
         prepare("craft", write_folder(tmp_path / "corpus", CRAFT), out, labeled=2)
     assert (out / "labeled.jsonl").read_text() == "precious"

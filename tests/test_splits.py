@@ -338,6 +338,22 @@ def test_what_is_wrong_with_a_commands_options_is_said_in_one_line(arguments, me
     assert (end.value.code, shown) == (2, f"error: {message} (--help shows the options)\n")
 
 
+def test_what_a_command_prints_is_utf8():
+    script = "from data.splits import run_command\nrun_command(lambda: print('\u2500'))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (found.stdout.decode("utf-8").strip(), found.returncode) == ("\u2500", 0)
+
+
+def test_folder_that_cannot_be_written_leaves_nothing(tmp_path):
+    def write(folder):
+        folder.mkdir()
+        (folder / "half").write_text("")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError):
+        save_folder(tmp_path / "final", write)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_is_saved_with_its_subfolders(tmp_path):
     def write(folder):
         (folder / "inner").mkdir(parents=True)

@@ -308,6 +308,19 @@ def test_saved_student_gives_the_same_labels(kind, tmp_path):
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5"))]
 
 
+def test_white_space_that_is_no_space_is_kept_in_free_text(tmp_path):
+    outputs = ["10\u00a0km far", "a\u2028b c", "x\u3000y"]
+    save_student(make_student("tiny", TEXT, outputs), tmp_path / "final")
+    loaded = load_student(tmp_path / "final")
+    for output in outputs:
+        assert loaded.tokenizer.decode(loaded.encode_example("a b", output)[1], skip_special_tokens=True) == output
+
+
+def test_vocabulary_is_learnt_from_texts_of_any_length():
+    tokenizer = train_tokenizer(["zebra quokka " * 1000], [])
+    assert tokenizer.tokenize("zebra quokka") == ["▁zebra", "▁quokka"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Pretrained ones
 
@@ -630,7 +643,7 @@ def test_samples_of_the_command_line(trained, monkeypatch, capsys):
     assert "--samples: expected at least 1, found 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("about", ["", "{}", '{"kind": "tiny", "task": "zebra"}'])
+@pytest.mark.parametrize("about", ["", "{}", "[]", '{"kind": "tiny", "task": "slots", "tags": 5}', '{"kind": "tiny", "task": "zebra"}'])
 def test_folder_that_is_no_student_is_one_line(tmp_path, about):
     (tmp_path / "student.json").write_text(about)
     with pytest.raises(DataError, match="expected a trained student") as error:
