@@ -153,7 +153,7 @@ class CachedTeacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
-        if (self.run.folder / "pseudolabels" / "stage0.jsonl").exists():
+        if (self.run.folder / "pseudolabels" / "stage0.jsonl").exists():            # what students may have learnt, whatever the cache holds
             return self.run.pseudolabels(0)
         # The test split's labels are asked for together with these: a teacher may have to be trained, or its prompt to be read, first.
         tested = self.run.test_inputs if self.teacher.can_label(self.run.test_inputs) else []

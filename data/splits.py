@@ -174,8 +174,8 @@ def _read_task(folder: Path) -> dict:
     if config.get("task") not in list(KINDS):
         raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
     for key in ("name", "instruction"):
-        if key in config:
-            _text(config, key, str(path))
+        if key in config and "\n" in _text(config, key, str(path)):
+            raise DataError(f'{path}: expected "{key}" to be one line, found {_show(config[key])}')
     if not isinstance(config.get("sample", False), bool):
         raise DataError(f'{path}: expected "sample" to be true or false, found {_show(config["sample"])}')
     tags = config.get("tags", [])
@@ -183,6 +183,8 @@ def _read_task(folder: Path) -> dict:
         raise DataError(f'{path}: expected "tags" to be a list of strings, found {_show(tags)}')
     if tags and ("O" not in tags or not all(map(BIO.fullmatch, tags))):
         raise DataError(f'{path}: expected "tags" to be O and others like B-x and I-x, found {_show(tags)}')
+    for tag in tags:
+        _text({"tags": tag}, "tags", str(path))
     return config
 
 

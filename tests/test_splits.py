@@ -269,6 +269,8 @@ def test_missing_folder_says_how_to_make_one(tmp_path):
     ('{"task": "slots", "tags": "O"}', '"tags"'),
     ('{"task": "slots", "tags": ["B-x", "I-x"]}', '"tags"'),
     ('{"task": "slots", "tags": ["O", "B-city name"]}', '"tags"'),
+    ('{"task": "slots", "tags": ["O", "B-\\ud800"]}', '"tags" to be Unicode text'),
+    ('{"task": "slots", "instruction": "Tag\\nthe words."}', '"instruction" to be one line'),
 ])
 def test_bad_task(folder, content, expected):
     (folder / "task.json").write_text(content)
