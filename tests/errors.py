@@ -3,7 +3,8 @@
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 
 Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the
-labels with gold. The labels are kept in runs/teacher, where --votes finds them.
+labels with gold. The labels are kept in runs/teacher, where --votes finds them. With `--taught runs/NAME/pseudolabels/stage1.jsonl`, of a
+run with the same teacher, it also counts which of these errors the run's students make on inputs that they were not taught.
 """
 import statistics
 import sys
@@ -15,32 +16,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data  # noqa: E402, F401 - before torch
 import torch  # noqa: E402
 
-from data.splits import CommandLine, DataError, load_data, run_command  # noqa: E402
+from data.splits import CommandLine, DataError, load_data, read_labels, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
 from teacher import make_teacher, read_answers  # noqa: E402
 
 
-def repeated_errors(kind: str, gold: list[str], labelings: list[list[str]], inputs: list[str]) -> dict:
-    """How many of several labelings of the same inputs share an error: is it systematic, or does it come and go?
-
-    `labelings`: say, an LLM's labels of these inputs under five prompts. Returns {"extra": Counter, "missing": Counter}: of
-    spans (tree) or slots that are not gold's, how many stand in exactly k labelings, and of those that are gold's, how
-    many lack in exactly k, for k from 1 on. Punctuation counts here. A student averages out what few labelings share.
-    """
+def errors(kind, gold, labelings, inputs):
+    """Yields ("extra" or "missing", the numbers of the labelings that make it), for every error that some of these labelings make: a span
+    (tree) or slot that is not gold's, or the lack of one that is. Punctuation counts here."""
     def items(output, words):
-        if kind == "tree":
-            return set(bare_spans(read_tree(output, words)))
-        return chunks(split_words(output))
-    found = {"extra": Counter(), "missing": Counter()}
+        return set(bare_spans(read_tree(output, words)) if kind == "tree" else chunks(split_words(output)))
     for gold_text, sentence, *outputs in zip(gold, inputs, *labelings):
         words = split_words(sentence)
-        wanted, given = items(gold_text, words), Counter()
-        for output in outputs:
-            given.update(items(output, words))
-        found["extra"].update(given[x] for x in given if x not in wanted)
-        found["missing"].update(len(labelings) - given[x] for x in wanted if given[x] < len(labelings))
+        wanted, given = items(gold_text, words), [items(output, words) for output in outputs]
+        for x in wanted.union(*given):
+            if makers := {n for n, found in enumerate(given) if (x in found) != (x in wanted)}:
+                yield "missing" if x in wanted else "extra", makers
+
+
+def repeated_errors(kind, gold, labelings, inputs):
+    """How many of several labelings of the same inputs share an error: is it systematic, or does it come and go?
+
+    `labelings`: say, an LLM's labels of these inputs under five prompts. Returns {"extra": Counter, "missing": Counter}, how many errors
+    are made by exactly k of them, for k from 1 on.
+    """
+    found = {"extra": Counter(), "missing": Counter()}
+    for what, makers in errors(kind, gold, labelings, inputs):
+        found[what][len(makers)] += 1
+    return found
+
+
+def learnt_errors(kind, gold, labelings, taught, inputs):
+    """How many of the first labeling's errors, of those that exactly k labelings share, are made in `taught`, too: labels by students that
+    learnt from the first labeling of other inputs. Returns {"extra": {k: (errors, made in `taught`, too)}, "missing": …}."""
+    found = {what: {k: [0, 0] for k in range(1, len(labelings) + 1)} for what in ("extra", "missing")}
+    for what, makers in errors(kind, gold, [*labelings, taught], inputs):
+        if 0 in makers:
+            counts = found[what][len(makers - {len(labelings)})]
+            counts[0] += 1
+            counts[1] += len(labelings) in makers
     return found
 
 
@@ -51,6 +67,7 @@ def main():
     parser.add_argument("--prompts", type=int, default=5, help="how many prompts (5)")
     parser.add_argument("--unlabeled", type=int, default=300, help="how many inputs (300)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
+    parser.add_argument("--taught", help="labels of these inputs by students that learnt from the first prompt's labels of others")
     args = parser.parse_args()
     if args.prompts < 2:
         raise DataError(f"--prompts: expected at least 2, found {args.prompts}")
@@ -81,6 +98,13 @@ def main():
         made = {k: k * counts[k] for k in range(1, args.prompts + 1)}           # an error of k prompts is made k times
         share = 100 * sum(made[k] for k in made if k >= args.prompts - 1) / max(1, sum(made.values()))
         print(f"| {name} | {' | '.join(f'{counts[k]:,}' for k in made)} | {share:.0f}% |")
+    if args.taught:
+        taught = read_labels(args.taught, inputs)
+        if None in taught.values():
+            raise DataError(f"{args.taught}: expected labels of all {len(inputs)} inputs")
+        print("\nof the first prompt's errors the students make, too:\n")
+        for name, counts in learnt_errors(task.kind, gold, labelings, [taught[input].output for input in inputs], inputs).items():
+            print(f"| {name} | {' | '.join(f'{100 * made / max(1, of):.0f}% of {of:,}' for of, made in counts.values())} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from data.splits import CommandLine, DataError, run_command  # noqa: E402
 
 COLOURS = {"the LLM, decoding freely": "C4", "the teacher": "C4", "50 gold examples": "C5", "500 gold examples": "C5",
            "1 stage (vanilla KD)": "C1", "2 stages": "C0", "3 stages": "C0", "4 stages": "C0"}        # the figure's bars
-METHODS = [*COLOURS, "3 stages, own half", "1,000 gold examples", "gold for the whole pool"]         # the short table's rows
+METHODS = [*COLOURS, "3 stages, own half", "1,000 gold examples", "as much gold as the pool"]         # the short table's rows
 
 
 def read_runs(folder):
@@ -65,7 +65,7 @@ def method_of(settings):
     if any(settings.get(name, value) != value for name, value in plain.items()) or method != "sft" and not taught:
         return None
     if method == "sft":
-        return f"{gold:,} gold examples" if gold in (50, 100, 200, 500, 1000) else "gold for the whole pool"
+        return f"{gold:,} gold examples" if gold in (50, 100, 200, 500, 1000) else "as much gold as the pool"
     stages = "1 stage (vanilla KD)" if settings["stages"] == 1 else f"{settings['stages']} stages"
     return stages + ", own half" * (method == "own")
 

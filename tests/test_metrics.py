@@ -13,7 +13,7 @@ import pytest
 
 from data.splits import run_command
 from data.trees import bare_spans, clean, read_penn, write_bare
-from errors import repeated_errors
+from errors import learnt_errors, repeated_errors
 from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
                      text_scores)
 
@@ -426,4 +426,7 @@ def test_repeated_errors_worked_example():
     gold, three = ["(S (NP (DT The) (NN cat)) (VP (VBD sat)))"], [["( The ( cat sat ) )"], ["( ( The cat ) sat )"], ["( The ( cat sat ) )"]]
     assert repeated_errors("tree", gold, three, ["The cat sat"]) == {"extra": {2: 1}, "missing": {2: 1}}
     assert repeated_errors("tree", gold, [gold] * 3, ["The cat sat"]) == {"extra": {}, "missing": {}}
+    # Of the first labeling's two errors, which two share, students have learnt to leave the bracket out, but not where the other one was.
+    assert learnt_errors("tree", gold, three, ["( The cat sat )"], ["The cat sat"]) == {
+        "extra": {1: [0, 0], 2: [1, 0], 3: [0, 0]}, "missing": {1: [0, 0], 2: [1, 1], 3: [0, 0]}}
     assert repeated_errors("slots", ["O B-to I-to"], [["O B-to O"], ["O O O"]], ["to New York"]) == {"extra": {1: 1}, "missing": {2: 1}}
