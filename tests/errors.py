@@ -50,14 +50,18 @@ def repeated_errors(kind, gold, labelings, inputs):
 
 def learnt_errors(kind, gold, labelings, taught, inputs):
     """How many of the first labeling's errors, of those that exactly k labelings share, are made in `taught`, too: labels by students that
-    learnt from the first labeling of other inputs. Returns {"extra": {k: (errors, made in `taught`, too)}, "missing": …}."""
-    found = {what: {k: [0, 0] for k in range(1, len(labelings) + 1)} for what in ("extra", "missing")}
+    learnt from the first labeling of other inputs. Returns {"extra": ({k: [errors, made in `taught`, too]}, errors of `taught` alone),
+    "missing": …}; alone means that the first labeling does not make them."""
+    shared = {what: {k: [0, 0] for k in range(1, len(labelings) + 1)} for what in ("extra", "missing")}
+    alone = Counter()
     for what, makers in errors(kind, gold, [*labelings, taught], inputs):
         if 0 in makers:
-            counts = found[what][len(makers - {len(labelings)})]
+            counts = shared[what][len(makers - {len(labelings)})]
             counts[0] += 1
             counts[1] += len(labelings) in makers
-    return found
+        else:
+            alone[what] += len(labelings) in makers
+    return {what: (shared[what], alone[what]) for what in shared}
 
 
 def main():
@@ -102,9 +106,9 @@ def main():
         taught = read_labels(args.taught, inputs)
         if None in taught.values():
             raise DataError(f"{args.taught}: expected labels of all {len(inputs)} inputs")
-        print("\nof the first prompt's errors the students make, too:\n")
-        for name, counts in learnt_errors(task.kind, gold, labelings, [taught[input].output for input in inputs], inputs).items():
-            print(f"| {name} | {' | '.join(f'{100 * made / max(1, of):.0f}% of {of:,}' for of, made in counts.values())} |")
+        print("\nof the first prompt's errors the students make, too; last, how many others they make:\n")
+        for name, (shared, alone) in learnt_errors(task.kind, gold, labelings, [taught[input].output for input in inputs], inputs).items():
+            print(f"| {name} | {' | '.join(f'{100 * made / max(1, of):.0f}% of {of:,}' for of, made in shared.values())} | {alone:,} |")
 
 
 if __name__ == "__main__":

@@ -428,5 +428,6 @@ def test_repeated_errors_worked_example():
     assert repeated_errors("tree", gold, [gold] * 3, ["The cat sat"]) == {"extra": {}, "missing": {}}
     # Of the first labeling's two errors, which two share, students have learnt to leave the bracket out, but not where the other one was.
     assert learnt_errors("tree", gold, three, ["( The cat sat )"], ["The cat sat"]) == {
-        "extra": {1: [0, 0], 2: [1, 0], 3: [0, 0]}, "missing": {1: [0, 0], 2: [1, 1], 3: [0, 0]}}
+        "extra": ({1: [0, 0], 2: [1, 0], 3: [0, 0]}, 0), "missing": ({1: [0, 0], 2: [1, 1], 3: [0, 0]}, 0)}
+    assert learnt_errors("tree", gold, [gold] * 3, ["( The ( cat sat ) )"], ["The cat sat"])["extra"] == ({1: [0, 0], 2: [0, 0], 3: [0, 0]}, 1)
     assert repeated_errors("slots", ["O B-to I-to"], [["O B-to O"], ["O O O"]], ["to New York"]) == {"extra": {1: 1}, "missing": {2: 1}}
