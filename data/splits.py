@@ -245,9 +245,6 @@ def place_of_labels(path: str | Path) -> Path:
     if place.name in [f"{split}.jsonl" for split in SPLITS] and (place.parent / "task.json").exists():
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
     if place.exists() and place.stat().st_size:
-        for where, row in _rows(place, {}):
-            if "score" not in row:                              # gold, say
-                raise DataError(f"{where}: expected a label with its score, as teacher.py writes them; choose another --out")
         for _ in read_pseudolabels(place):
             pass                                            # what is no file of pseudolabels is refused
     return place

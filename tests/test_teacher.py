@@ -824,8 +824,7 @@ def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
     assert code == 2 and "pipe: expected a file" in capsys.readouterr().err and Path("pipe").is_fifo()
 
 
-@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"), ("gold.jsonl", '{"input": "a cat", "output": "O O"}\n'),
-                                        ("labels.jsonl", '{"input": "a cat", "output": "O O", "score": null}\n')])
+@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"), ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
 def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     make_data(tmp_path / "other")
