@@ -37,8 +37,8 @@ def in_processes(*works):
 
 
 def side_by_side(*labellings):
-    """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a process: two take a
-    third to twice longer than one. What they do reaches this process through the run's folder; what one fails at, this process does
+    """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a process: two take 1.3
+    to 2.3 times as long as one. What they do reaches this process through the run's folder; what one fails at, this process does
     again, and says what is wrong."""
     def work(student, inputs, place):
         student.place = place

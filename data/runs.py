@@ -236,11 +236,11 @@ def open_folder(folder, settings, device):
             raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
             left.unlink(missing_ok=True)
-    elif folder.is_file() or any(path.is_file() and path.suffix != ".tmp" for path in folder.rglob("*")):      # .tmp: by a crash
+    elif folder.is_file() or any(path.is_file() and not path.match(".*.tmp") for path in folder.rglob("*")):   # left by a crash
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
     (folder / "students").mkdir(parents=True, exist_ok=True)
     (folder / "pseudolabels").mkdir(exist_ok=True)
-    for left in folder.rglob(".*.tmp"):                 # by a crash
+    for left in folder.rglob(".*.tmp"):
         left.unlink()
     if differences or not begun and about.get("code") != code:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}

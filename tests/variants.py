@@ -3,8 +3,8 @@
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
 
 Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
-its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one thread, as a run's pairs have, and
-no gold among its labels but where a variant says so; it decodes greedily.
+its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one
+thread, as a run's pairs have, and no gold among its labels but where a variant says so; it decodes greedily.
 """
 import math
 import random
