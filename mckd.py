@@ -128,12 +128,19 @@ class Student:
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples)
+        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples,
+                      self.teachers_labels(inputs), run.settings.teacher_weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
                                "seconds": round(time.perf_counter() - began, 1)})
         write_jsonl(self.file, found)
+
+    def teachers_labels(self, inputs):
+        """ŷ_0 of those inputs of the pool that a pair relabels, where it has a vote on them (`--teacher-weight`); of others None."""
+        if self.which == "final" or not self.run.settings.teacher_weight:
+            return dict.fromkeys(inputs)
+        return read_labels(self.run.folder / "pseudolabels" / "stage0.jsonl", inputs)
 
     def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
@@ -222,6 +229,11 @@ def open_run(settings):
     folder = run_folder(settings, data.folder)
     if settings.samples is None:
         settings = replace(settings, samples=SAMPLES.get((kind, task.kind), 1))
+    if settings.teacher_weight is None:
+        votes = (kind, task.kind) in SAMPLES and settings.stages not in (1, "auto")
+        settings = replace(settings, teacher_weight=settings.samples // 2 if votes else 0)
+    elif kind and settings.teacher_weight >= settings.samples:
+        raise DataError(f"--teacher-weight: expected less than --samples, {settings.samples}, found {settings.teacher_weight}")
     if settings.gold_copies is None:
         settings = replace(settings, gold_copies=GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],

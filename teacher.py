@@ -286,11 +286,14 @@ class VotingTeacher(Teacher):
             yield i, voted(self.task, readable) if readable else given[0]
 
 
-def voted(task, labels):
-    """One Label of several of the same input, with the mean of their scores, where all have one."""
+def voted(task, labels, other=None, weight=0):
+    """One Label of several of the same input, with the mean of their scores, where all have one. `other`: a Label whose output counts
+    as `weight` of theirs; a bracket then needs as many votes."""
     scores = [found.score for found in labels]
     score = None if None in scores else round(sum(scores) / len(scores), 6)
-    return Label(labels[0].input, task.vote(labels[0].input, [found.output for found in labels]), score)
+    beside = [other.output] * weight if other else []
+    output = task.vote(labels[0].input, [found.output for found in labels] + beside, least=max(1, len(beside)))
+    return Label(labels[0].input, output, score)
 
 
 def check_options(spec, base_url, free, votes):

@@ -54,6 +54,8 @@ class Settings:
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     samples: int = field(default=None, metadata={
         "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily (tiny, of trees: 4, else 1)"})
+    teacher_weight: int = field(default=None, metadata={
+        "help": "in that vote, where a pair relabels, the teacher's own label of an input counts as so many outputs, and a bracket needs as many votes; 0 is the paper's way (tiny, of trees: half of --samples, else 0; none with --stages auto)"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
@@ -72,11 +74,13 @@ class Settings:
 
     def check(self):
         """DataError for a number that no run can have."""
-        for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("gold_copies", 0)):
+        for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0), ("gold_copies", 0)):
             if isinstance(getattr(self, name), int) and getattr(self, name) < least:
                 raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(self, name)}")
         if self.gold_copies and not self.gold_epochs:
             raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
+        if self.teacher_weight and self.stages == "auto":
+            raise DataError("--teacher-weight: expected 0 beside --stages auto, which compares students with their teacher")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise DataError(f"--lr: expected more than 0, found {self.lr}")
         if not 0 <= self.seed < 2 ** 32:
@@ -88,8 +92,9 @@ LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages a
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 NOT_COMPARED = ("data", "out", "quiet", "device")
-NOT_COMPARED_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "recipes"),
-                  "sft": ("stages", "teacher", "base_url", "free", "votes", "gold_epochs", "gold_copies")}
+NOT_COMPARED_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "teacher_weight",
+                              "recipes"),
+                  "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
 
 
 @dataclass
@@ -211,7 +216,7 @@ def run_folder(settings, data):
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
-    optional = ("free", "votes", "samples", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    optional = ("free", "votes", "samples", "teacher_weight", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
                and name not in NOT_COMPARED_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
@@ -224,7 +229,7 @@ def open_folder(folder, settings, device):
     differences, code, begun, about = [], source_digest(), False, {}
     if (folder / "config.json").exists():
         about = read_config(folder)
-        found = {**asdict(Settings()), "samples": 1, "gold_copies": 0, **about["settings"]}     # what is newer than that run had its first default
+        found = {**asdict(Settings()), "samples": 1, "teacher_weight": 0, "gold_copies": 0, **about["settings"]}     # what is newer than that run had its first default
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))

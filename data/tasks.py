@@ -11,7 +11,7 @@ What a task knows about its outputs (`input`, `output` and `answer` are str, `wo
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
     read(input, answer)     the output in a free answer, such as an API's, repaired; ValueError where it is refused
     fallback(input) -> str  the label of last resort
-    vote(input, outputs)    one output of several well-formed ones
+    vote(input, outputs, least=1)   one output of several well-formed ones; of trees the brackets that `least` of them have
     draw(input, output)     the output drawn for a terminal
 Only `tree` and `slots` have these two, for in `text` any token may come next:
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
@@ -148,15 +148,15 @@ class TreeTask:
             tree = read_tree(mend(text), words)
         return write_bare(words, bare_spans(tree))
 
-    def vote(self, input, outputs):
-        """One bracketing of several: the most frequent spans first, as long as none crosses another. A bracket that a single one
-        has is kept too: a prompted LLM writes too few. (F1 of 300 CRAFT labels from five prompts: 61.4; spans that three
-        have 56.9; one prompt 56.2.)"""
+    def vote(self, input, outputs, least=1):
+        """One bracketing of several: of the spans that `least` of them have the most frequent first, as long as none crosses another.
+        A bracket that a single one has is kept too: a prompted LLM writes too few. (F1 of 300 CRAFT labels from five prompts: 61.4;
+        spans that three have 56.9; one prompt 56.2.)"""
         words = split_words(input)
         votes = Counter(span for output in outputs for span in bare_spans(read_tree(output, words)))
         kept = []
         for start, end in sorted(votes, key=lambda span: (-votes[span], span)):
-            if not any(a < start < b < end or start < a < end < b for a, b in kept):
+            if votes[start, end] >= least and not any(a < start < b < end or start < a < end < b for a, b in kept):
                 kept.append((start, end))
         return write_bare(words, kept)
 
@@ -247,7 +247,7 @@ class SlotTask:
         tags = self.read_tags(input, _lines(self, input, answer)[0])
         return self.mended([tag if tag in self.tags else "O" for tag in tags])
 
-    def vote(self, input, outputs):
+    def vote(self, input, outputs, least=1):
         """Every word gets its most frequent tag; of equally frequent ones the first that was given."""
         return self.mended([Counter(tags).most_common(1)[0][0] for tags in zip(*(self.read_tags(input, output) for output in outputs))])
 
@@ -300,7 +300,7 @@ class TextTask:
         """The answer's first line with content; ValueError when there is none."""
         return _lines(self, input, answer)[0].strip(" \t\r")
 
-    def vote(self, input, outputs):
+    def vote(self, input, outputs, least=1):
         """The most frequent answer; of equally frequent ones the first."""
         return Counter(outputs).most_common(1)[0][0]
 

@@ -234,7 +234,7 @@ def test_of_trees_several_outputs_are_drawn(kind, samples):
 def test_samples_are_voted_and_the_same_seed_draws_the_same(kind, monkeypatch):
     fresh, task, votes = make_student("tiny", TASKS[kind], INPUTS), TASKS[kind], []
     vote = type(task).vote
-    monkeypatch.setattr(type(task), "vote", lambda self, input, outputs: votes.append((input, outputs)) or vote(self, input, outputs))
+    monkeypatch.setattr(type(task), "vote", lambda self, input, outputs, least: votes.append((input, outputs)) or vote(self, input, outputs, least))
     monkeypatch.setattr(student, "DRAWN", 5)
     inputs = INPUTS[:12]
     found = label(fresh, inputs, quiet=True, samples=3)
