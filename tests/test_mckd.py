@@ -138,7 +138,7 @@ class Spy:
         if student.number == self.breaks_at:
             raise KeyboardInterrupt
         student.labelled += inputs
-        student.samples = arguments[3]
+        student.samples, student.teachers, student.weight = arguments[3:]
         return [Label(x, f"by {student.number}", -0.25) for x in inputs]
 
     def save_student(self, student, folder):
@@ -392,14 +392,36 @@ def test_setting_that_is_newer_than_a_run_had_its_first_default_there(here, monk
         spy_on(here, monkeypatch, "--stages", 2, "--samples", 8)
 
 
-@pytest.mark.parametrize("kind, more, samples, copies", [
-    ("tree", [], 4, 2), ("slots", [], 1, 0), ("text", [], 1, 0), ("tree", ["--samples", 1, "--gold-copies", 0], 1, 0), ("tree", ["--gold-epochs", 0], 4, 0)])
-def test_config_says_what_the_kinds_of_student_and_task_decided(kind, more, samples, copies, here, monkeypatch):
+@pytest.mark.parametrize("kind, more, samples, weight, copies", [
+    ("tree", [], 4, 2, 2), ("slots", [], 1, 0, 0), ("text", [], 1, 0, 0), ("tree", ["--samples", 1, "--gold-copies", 0], 1, 0, 0),
+    ("tree", ["--gold-epochs", 0], 4, 2, 0), ("tree", ["--samples", 8], 8, 4, 2), ("tree", ["--teacher-weight", 0], 4, 0, 2),
+    ("tree", ["--method", "own", "--teacher-weight", 3], 4, 3, 2), ("slots", ["--samples", 3, "--teacher-weight", 1], 3, 1, 0)])
+def test_config_says_what_the_kinds_of_student_and_task_decided(kind, more, samples, weight, copies, here, monkeypatch):
     make_folder(here / "data", kind)
     students = spy_on(here, monkeypatch, "--stages", 2, "--gold-epochs", 1, *more)
     settings = json.loads((here / "run/config.json").read_text())["settings"]
-    assert (settings["samples"], settings["gold_copies"]) == (samples, copies)
+    assert (settings["samples"], settings["teacher_weight"], settings["gold_copies"]) == (samples, weight, copies)
     assert {student.samples for student in students} == {samples} and len({student.seed for student in students}) == 3
+
+
+@pytest.mark.parametrize("weight", [0, 2])
+def test_the_teacher_votes_on_what_a_pair_relabels_and_on_nothing_else(weight, here, monkeypatch):
+    make_folder(here / "data", "tree")
+    pool, test = inputs_of(here / "data"), inputs_of(here / "data", "test")
+    *pairs, final = spy_on(here, monkeypatch, "--stages", 3, "--teacher-weight", weight)
+    teachers = {label.input: label for label in read_pseudolabels(here / "run/pseudolabels/stage0.jsonl")}
+    assert len(pairs) == 4 and not any(final.teachers.values())
+    for student in pairs:
+        relabelled = {x for x in pool if x not in {example.input for example in student.examples}}
+        assert student.weight == weight and set(student.teachers) == set(student.labelled) > relabelled | set(test)
+        assert {x: label for x, label in student.teachers.items() if label} == {x: teachers[x] for x in relabelled if weight}
+
+
+def test_one_stage_and_auto_leave_the_teacher_no_vote(here, monkeypatch):
+    make_folder(here / "data", "tree")
+    for stages in (1, "auto"):
+        spy_on(here, monkeypatch, "--stages", stages, out=f"run{stages}")
+        assert json.loads((here / f"run{stages}/config.json").read_text())["settings"]["teacher_weight"] == 0
 
 
 def test_quiet_and_device_may_change(here, monkeypatch):
@@ -789,7 +811,8 @@ def test_git_is_not_needed(here, monkeypatch):
 
 @pytest.mark.parametrize("arguments, said", [
     (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--samples", 0], "--samples"),
-    (["--gold-copies", -1], "--gold-copies"), (["--gold-copies", 2, "--gold-epochs", 0], "--gold-copies"), (["--labeled", 0], "--labeled"),
+    (["--teacher-weight", -1], "--teacher-weight"), (["--teacher-weight", 1, "--samples", 1, "--method", "mckd"], "--teacher-weight"),
+    (["--teacher-weight", 2, "--stages", "auto"], "--stages auto"), (["--gold-copies", -1], "--gold-copies"), (["--gold-copies", 2, "--gold-epochs", 0], "--gold-copies"), (["--labeled", 0], "--labeled"),
     (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
     (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file"),

@@ -14,7 +14,7 @@ import torch
 
 from conftest import NASTY, ROOT, decode, random_sentence, random_tree
 from data.decoding import make_cursor
-from data.splits import DataError, Example
+from data.splits import DataError, Example, Label
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
@@ -244,6 +244,19 @@ def test_samples_are_voted_and_the_same_seed_draws_the_same(kind, monkeypatch):
     assert label(fresh, inputs, quiet=True, samples=3) == found
     votes.clear()
     assert label(fresh, inputs, quiet=True, samples=1) != found and not votes
+
+
+def test_the_teachers_label_votes_beside_the_samples_and_a_bracket_needs_as_many_votes():
+    task, x, y, z = TREE, *INPUTS[5:8]
+    fresh = make_student("tiny", task, INPUTS)
+    teachers = {x: Label(x, task.fallback(x)), y: Label(y, task.fallback(y)), z: None}
+    alone = {found.input: found for found in label(fresh, [x, y, z], quiet=True, samples=4)}
+    drawn = {found.input: found for found in label(fresh, [x, y, z], quiet=True, samples=4, others=teachers, weight=2)}
+    assert drawn[z] == alone[z]                                         # of which the teacher has no label
+    for input in (x, y):
+        outputs = [dict(fresh.label_each([input], [random.Random(f"{fresh.seed} {n} {input}")]))[0].output for n in range(4)]
+        assert drawn[input].output == task.vote(input, outputs + [task.fallback(input)] * 2, 2) and drawn[input].score == alone[input].score
+    assert {drawn[x].output, drawn[y].output} != {alone[x].output, alone[y].output}
 
 
 def test_same_seed_same_student_from_the_first_weight_to_the_last():

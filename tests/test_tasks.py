@@ -46,6 +46,12 @@ def test_vote_over_random_trees_is_a_tree_and_unanimity_wins():
         assert TREE.vote(" ".join(words), given[:1] * 3) == given[0]
 
 
+@pytest.mark.parametrize("least, kept", [(1, "( ( a b ) ( c d ) )"), (2, "( ( a b ) c d )"), (3, "( a b c d )")])
+def test_a_bracket_needs_the_least_number_of_votes(least, kept):
+    outputs = ["( ( a b ) c d )", "( ( a b ) c d )", "( a b ( c d ) )"]
+    assert TREE.vote("a b c d", outputs, least) == kept
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Trees
 
