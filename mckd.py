@@ -10,8 +10,8 @@ A student trained on an LLM's noisy pseudolabels learns the pattern of the good 
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
 is trained on both halves. (Beyond the paper, students learn from the labeled examples, too, and `tiny` writes a tree by the
-vote of several outputs; the paper's way: --gold-epochs 0 --samples 1.) Read `mckd()` first; below it stand what it calls,
-and the command line.
+vote of several outputs, and of the teacher's where a pair relabels; the paper's way: --gold-epochs 0 --samples 1.) Read
+`mckd()` first; below it stand what it calls, and the command line.
 """
 import hashlib
 import json
@@ -47,7 +47,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
 
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
-    paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`.
+    paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`. Where a student's outputs are voted
+    (`--samples`), ŷ_0 has votes on the ŷ_i of a pair, too (`--teacher-weight`).
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher

@@ -72,10 +72,12 @@ def method_of(settings):
 
 def column_of(settings, results):
     """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way. (Runs of older code
-    that say nothing of samples and copies had one and none.)"""
+    that say nothing of samples, the teacher's weight and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
-    unusual += [f"{settings['samples']} outputs"] * ((settings.get("samples") or 1) > 1)
+    outputs, relabelled = settings.get("samples") or 1, settings["method"] in ("mckd", "own") and settings["stages"] != 1
+    unusual += [f"{outputs} outputs"] * (outputs > 1)
+    unusual += [f"teacher's weight {settings.get('teacher_weight') or 0}"] * (relabelled and (settings.get("teacher_weight") or 0) != outputs // 2)
     unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and bool(settings.get("gold_copies")))
     return ", ".join([corpus, *unusual])
 

@@ -26,17 +26,21 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
     finished(tmp_path, replace(plain, unlabeled=500), 10.0)
     finished(tmp_path, replace(plain, stages=2, votes=5), 99.0)
     finished(tmp_path, replace(plain, stages=1, samples=4, gold_copies=2), 65.0)
+    finished(tmp_path, replace(plain, stages=2, unlabeled=1400, samples=4, teacher_weight=2, gold_copies=2), 66.0)
+    finished(tmp_path, replace(plain, stages=2, unlabeled=1300, samples=4, teacher_weight=0), 64.0)
     finished(tmp_path, replace(plain, method="sft", labeled=50, samples=4, gold_copies=2), 45.0)
     finished(tmp_path, replace(plain, stages=4, student="gguf:x.gguf", teacher="tuned:gguf:x.gguf"), 70.0)
     finished(tmp_path, replace(plain, method="sft", labeled=500, samples=None, gold_copies=None), 80.0)        # of code that did not say
     groups = read_runs(tmp_path)
     assert by_corpus(groups) == {
         "ATIS, 4 outputs": {"50 gold examples": [45.0]},
-        "ATIS, 4 outputs, gold copies 2": {"1 stage (vanilla KD)": [65.0], "the teacher": [40.0]},
+        "ATIS, 4 outputs, gold copies 2": {"1 stage (vanilla KD)": [65.0], "2 stages": [66.0], "the teacher": [40.0]},
+        "ATIS, 4 outputs, teacher's weight 0": {"2 stages": [64.0], "the teacher": [40.0]},
         "ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0], "the teacher": [40.0, 40.0, 40.0]},
         "ATIS, x.gguf, tuned": {"4 stages": [70.0], "the teacher": [40.0]}}
     rows = short_table(by_corpus(groups)).split("\n")
-    assert "| 3 stages | 62.0 ± 2.0 | – | – | – |" in rows and "| 4 stages | – | – | – | 70.0 |" in rows and "| 2 stages | – | – | – | – |" in rows
+    assert "| 3 stages | 62.0 ± 2.0 | – | – | – | – |" in rows and "| 4 stages | – | – | – | – | 70.0 |" in rows
+    assert "| 2 stages | – | – | 66.0 | 64.0 | – |" in rows and "| 3 stages, own half | – | – | – | – | – |" in rows
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
 
 
