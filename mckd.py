@@ -10,7 +10,7 @@ A student trained on an LLM's noisy pseudolabels learns the pattern of the good 
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
 is trained on both halves. (Beyond the paper, students learn from the labeled examples, too, and `tiny` writes a tree by the
-vote of several outputs, and of the teacher's where a pair relabels; the paper's way: --gold-epochs 0 --samples 1.) Read
+vote of several outputs, and of the teacher's label where a pair relabels; the paper's way: --gold-epochs 0 --samples 1.) Read
 `mckd()` first; below it stand what it calls, and the command line.
 """
 import hashlib
@@ -48,7 +48,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
     paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`. Where a student's outputs are voted
-    (`--samples`), ŷ_0 has votes on the ŷ_i of a pair, too (`--teacher-weight`).
+    (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`).
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
@@ -106,7 +106,7 @@ class Student:
         shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
         if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.name)):
             held_out = [] if self.which == "final" else self.run.held_out
-            self.learn_and_label(list(dict.fromkeys(inputs + self.run.test_inputs + held_out)))
+            self.learn_and_label(inputs, self.run.test_inputs + held_out)
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
         return self.given(inputs)
 
@@ -117,7 +117,7 @@ class Student:
             raise DataError(f"{self.file}: expected labels of {len(found)} inputs, {missing} are missing; delete it to train this student again")
         return found
 
-    def learn_and_label(self, inputs):
+    def learn_and_label(self, inputs, compared):
         run, began = self.run, time.perf_counter()
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
@@ -129,19 +129,14 @@ class Student:
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        found = label(student, inputs, f"{self.name}: labelling", run.settings.quiet, self.place, run.settings.samples,
-                      self.teachers_labels(inputs), run.settings.teacher_weight)
+        beside = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if self.which != "final" and run.settings.teacher_weight else {}
+        found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
+                      run.settings.samples, beside, run.settings.teacher_weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
                                "seconds": round(time.perf_counter() - began, 1)})
         write_jsonl(self.file, found)
-
-    def teachers_labels(self, inputs):
-        """ŷ_0 of those inputs of the pool that a pair relabels, where it has a vote on them (`--teacher-weight`); of others None."""
-        if self.which == "final" or not self.run.settings.teacher_weight:
-            return dict.fromkeys(inputs)
-        return read_labels(self.run.folder / "pseudolabels" / "stage0.jsonl", inputs)
 
     def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
@@ -231,10 +226,10 @@ def open_run(settings):
     if settings.samples is None:
         settings = replace(settings, samples=SAMPLES.get((kind, task.kind), 1))
     if settings.teacher_weight is None:
-        votes = (kind, task.kind) in SAMPLES and settings.stages not in (1, "auto")
+        votes = (kind, task.kind) in SAMPLES and settings.method in ("mckd", "own") and settings.stages not in (1, "auto")
         settings = replace(settings, teacher_weight=settings.samples // 2 if votes else 0)
-    elif kind and settings.teacher_weight >= settings.samples:
-        raise DataError(f"--teacher-weight: expected less than --samples, {settings.samples}, found {settings.teacher_weight}")
+    elif settings.teacher_weight >= settings.samples and settings.method in ("mckd", "own"):
+        raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {settings.samples}), found {settings.teacher_weight}")
     if settings.gold_copies is None:
         settings = replace(settings, gold_copies=GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],

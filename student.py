@@ -67,6 +67,7 @@ RECIPES = {
 }
 
 # What won on the valid splits, by the kinds of student and task (--samples 1 --gold-copies 0: greedy decoding, gold at the end alone).
+# Where a pair relabels, the teacher's label has half as many votes as there are samples (--teacher-weight).
 SAMPLES = {("tiny", "tree"): 4}         # how many outputs are voted for a label; else 1
 GOLD_COPIES = {("tiny", "tree"): 2}     # how often gold stands among a student's pseudolabels, too; else 0
 
@@ -347,14 +348,15 @@ class CausalStudent:
         yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, chances)
 
 
-def label(student, inputs, title="labelling", quiet=False, place=None, samples=None, others=None, weight=0):
+def label(student, inputs, title="labelling", quiet=False, place=None, samples=None, beside=None, weight=0):
     """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`.
 
     With `samples` (None: those in SAMPLES), a label is the task's vote on so many outputs, each drawn by its probability (minimum
     Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so company does
     not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
     CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4,
-    62.7, 63.4. Slots get worse.) `others`: {input: Label} of the teacher, which count as `weight` outputs in that vote.
+    62.7, 63.4. Slots get worse.) `beside`: {input: Label} by another, the teacher, each of which counts as `weight`
+    outputs in that vote; a bracket then needs as many votes.
     """
     samples = samples or SAMPLES.get((student.kind, student.task.kind), 1)
     labels, step = [], DRAWN if samples > 1 else max(1, len(inputs))
@@ -367,7 +369,7 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
                 found[i] = one
                 progress.update()
             if samples > 1:
-                found = [voted(student.task, found[i:i + samples], others and others[asked[i][0]], weight) for i in range(0, len(found), samples)]
+                found = [voted(student.task, found[i:i + samples], (beside or {}).get(asked[i][0]), weight) for i in range(0, len(found), samples)]
             labels += found
     return labels
 

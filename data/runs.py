@@ -167,7 +167,8 @@ class Run:
 
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
-        With cross-partition labelling the student that relabels an input has not learnt its old label."""
+        With cross-partition labelling the student that relabels an input has not learnt its old label. (With `--teacher-weight` the
+        teacher's label has votes on the new ones, so that they are like it; --stages auto leaves it none.)"""
         inputs = fixed_sample(self.unlabeled_inputs, 1000)
         new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()] for i in (stage, stage - 1))
         return round(self.metrics.agreement(self.task.kind, new, old, inputs), 2)

@@ -11,7 +11,7 @@ What a task knows about its outputs (`input`, `output` and `answer` are str, `wo
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
     read(input, answer)     the output in a free answer, such as an API's, repaired; ValueError where it is refused
     fallback(input) -> str  the label of last resort
-    vote(input, outputs, least=1)   one output of several well-formed ones; of trees the brackets that `least` of them have
+    vote(input, outputs, least=1)   one output of several well-formed ones; of trees brackets that `least` of them have
     draw(input, output)     the output drawn for a terminal
 Only `tree` and `slots` have these two, for in `text` any token may come next:
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
@@ -150,7 +150,7 @@ class TreeTask:
 
     def vote(self, input, outputs, least=1):
         """One bracketing of several: of the spans that `least` of them have the most frequent first, as long as none crosses another.
-        A bracket that a single one has is kept too: a prompted LLM writes too few. (F1 of 300 CRAFT labels from five prompts: 61.4;
+        By default a bracket that a single one has is kept too: a prompted LLM writes too few. (F1 of 300 CRAFT labels from five prompts: 61.4;
         spans that three have 56.9; one prompt 56.2.)"""
         words = split_words(input)
         votes = Counter(span for output in outputs for span in bare_spans(read_tree(output, words)))

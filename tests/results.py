@@ -77,7 +77,7 @@ def column_of(settings, results):
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
     outputs, relabelled = settings.get("samples") or 1, settings["method"] in ("mckd", "own") and settings["stages"] != 1
     unusual += [f"{outputs} outputs"] * (outputs > 1)
-    unusual += [f"teacher's weight {settings.get('teacher_weight') or 0}"] * (relabelled and (settings.get("teacher_weight") or 0) != outputs // 2)
+    unusual += [f"teacher's weight {settings.get('teacher_weight') or 0}"] * (relabelled and settings["student"] == "tiny" and (settings.get("teacher_weight") or 0) != outputs // 2)
     unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and bool(settings.get("gold_copies")))
     return ", ".join([corpus, *unusual])
 

@@ -249,9 +249,9 @@ def test_samples_are_voted_and_the_same_seed_draws_the_same(kind, monkeypatch):
 def test_the_teachers_label_votes_beside_the_samples_and_a_bracket_needs_as_many_votes():
     task, x, y, z = TREE, *INPUTS[5:8]
     fresh = make_student("tiny", task, INPUTS)
-    teachers = {x: Label(x, task.fallback(x)), y: Label(y, task.fallback(y)), z: None}
+    teachers = {x: Label(x, task.fallback(x)), y: Label(y, task.fallback(y))}
     alone = {found.input: found for found in label(fresh, [x, y, z], quiet=True, samples=4)}
-    drawn = {found.input: found for found in label(fresh, [x, y, z], quiet=True, samples=4, others=teachers, weight=2)}
+    drawn = {found.input: found for found in label(fresh, [x, y, z], quiet=True, samples=4, beside=teachers, weight=2)}
     assert drawn[z] == alone[z]                                         # of which the teacher has no label
     for input in (x, y):
         outputs = [dict(fresh.label_each([input], [random.Random(f"{fresh.seed} {n} {input}")]))[0].output for n in range(4)]
