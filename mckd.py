@@ -129,9 +129,10 @@ class Student:
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        beside = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if self.which != "final" and run.settings.teacher_weight else {}
+        weight = run.settings.teacher_weight if self.which != "final" else 0
+        beside = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if weight else {}         # ŷ_0 of what it relabels
         found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      run.settings.samples, beside, run.settings.teacher_weight)
+                      run.settings.samples, beside, weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),

@@ -92,9 +92,10 @@ LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages a
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
 NOT_COMPARED = ("data", "out", "quiet", "device")
-NOT_COMPARED_OF_METHOD = {"teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples", "teacher_weight",
-                              "recipes"),
-                  "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
+NOT_COMPARED_OF_METHOD = {
+    "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
+                "teacher_weight", "recipes"),
+    "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
 
 
 @dataclass
@@ -217,7 +218,8 @@ def run_folder(settings, data):
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
     teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
     parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
-    optional = ("free", "votes", "samples", "teacher_weight", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words", "epochs", "batch_size", "lr")
+    optional = ("free", "votes", "samples", "teacher_weight", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words",
+                "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
                and name not in NOT_COMPARED_OF_METHOD.get(settings.method, ())}
     parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
