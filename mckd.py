@@ -118,6 +118,7 @@ class Student:
         return found
 
     def learn_and_label(self, inputs, compared):
+        """Train it; then it labels `inputs`, for the next pair, and `compared`, on which students are scored and compared."""
         run, began = self.run, time.perf_counter()
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
@@ -129,10 +130,10 @@ class Student:
         self.teach(student, examples, recipe, seed, "training")
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
-        weight = run.settings.teacher_weight if self.which != "final" else 0
-        beside = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if weight else {}         # ŷ_0 of what it relabels
+        weight = run.settings.teacher_weight
+        teachers = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}   # ŷ_0 of what it relabels
         found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      run.settings.samples, beside, weight)
+                      run.settings.samples, teachers, weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),

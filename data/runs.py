@@ -232,7 +232,8 @@ def open_folder(folder, settings, device):
     differences, code, begun, about = [], source_digest(), False, {}
     if (folder / "config.json").exists():
         about = read_config(folder)
-        found = {**asdict(Settings()), "samples": 1, "teacher_weight": 0, "gold_copies": 0, **about["settings"]}     # what is newer than that run had its first default
+        # What is newer than that run had its first default.
+        found = {**asdict(Settings()), "samples": 1, "teacher_weight": 0, "gold_copies": 0, **about["settings"]}
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))

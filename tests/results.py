@@ -75,9 +75,10 @@ def column_of(settings, results):
     that say nothing of samples, the teacher's weight and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
-    outputs, relabelled = settings.get("samples") or 1, settings["method"] in ("mckd", "own") and settings["stages"] != 1
+    outputs, weight = settings.get("samples") or 1, settings.get("teacher_weight") or 0
+    relabels = settings["student"] == "tiny" and settings["method"] in ("mckd", "own") and settings["stages"] != 1
     unusual += [f"{outputs} outputs"] * (outputs > 1)
-    unusual += [f"teacher's weight {settings.get('teacher_weight') or 0}"] * (relabelled and settings["student"] == "tiny" and (settings.get("teacher_weight") or 0) != outputs // 2)
+    unusual += [f"teacher's weight {weight}"] * (relabels and weight != outputs // 2)
     unusual += [f"gold copies {settings['gold_copies']}"] * (settings["method"] != "sft" and bool(settings.get("gold_copies")))
     return ", ".join([corpus, *unusual])
 

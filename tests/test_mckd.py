@@ -823,7 +823,8 @@ def test_git_is_not_needed(here, monkeypatch):
 @pytest.mark.parametrize("arguments, said", [
     (["--stages", 0], "--stages"), (["--epochs", 0], "--epochs"), (["--batch-size", 0], "--batch-size"), (["--samples", 0], "--samples"),
     (["--teacher-weight", -1], "--teacher-weight"), (["--teacher-weight", 1, "--samples", 1, "--method", "mckd"], "--teacher-weight"),
-    (["--teacher-weight", 2, "--stages", "auto"], "--stages auto"), (["--gold-copies", -1], "--gold-copies"), (["--gold-copies", 2, "--gold-epochs", 0], "--gold-copies"), (["--labeled", 0], "--labeled"),
+    (["--teacher-weight", 2, "--stages", "auto"], "--stages auto"), (["--gold-copies", -1], "--gold-copies"),
+    (["--gold-copies", 2, "--gold-epochs", 0], "--gold-copies"), (["--labeled", 0], "--labeled"),
     (["--unlabeled", 0], "--unlabeled"), (["--labeled", 99], "99"), (["--unlabeled", 99], "99"), (["--test", -1], "--test"),
     (["--teacher", "zebra"], "zebra"), (["--teacher", "auto"], "pseudolabels.jsonl"), (["--data", "nowhere"], "nowhere"),
     (["--max-words", 1], "1 words"), (["--seeds", 0], "--seeds"), (["--device", "zebra"], "zebra"), (["--out", "file"], "file"),
