@@ -262,6 +262,8 @@ def execute(settings):
         teacher = CachedTeacher(run, made)
         if settings.method != "teacher":
             D_unlabeled = run.unlabeled_inputs
+            if repeated := len(run.data.unlabeled) - len(D_unlabeled):
+                print(f"{repeated} of the unlabeled inputs are repetitions of others; each is used once", file=sys.stderr)
             seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
             D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
             if seen and settings.gold_epochs:

@@ -149,7 +149,10 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     then ready to label, too. `place`: the line of the progress bar, where there are several."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
+    student.cut = 0
     encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
+    if student.cut:
+        print(f"{title}: {student.cut} of {len(encoded)} examples are longer than the model takes; their ends are not learnt", file=sys.stderr)
     lengths = [len(source) + len(target) for source, target in encoded]
     steps_an_epoch = math.ceil(len(encoded) / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
@@ -192,7 +195,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
 class Seq2SeqStudent:
     """An encoder-decoder."""
-    seed = 0                                                # of what it draws
+    seed, cut = 0, 0                                        # the seed of what it draws; how many examples were too long for it
 
     def __init__(self, model, tokenizer, task, device, kind):
         self.model, self.tokenizer, self.task, self.device, self.kind = model.to(device).eval(), tokenizer, task, device, kind
@@ -214,11 +217,13 @@ class Seq2SeqStudent:
 
     def encode_input(self, input):
         words = self.task.copied(input) if self.kind == "tiny" else split_words(input)
-        return self.encode.all(words)[:self.longest - 1] + self.end
+        return self.encode.all(words) + self.end
 
     def encode_example(self, input, output):
         """(source, target), token ids, which it knows from then on."""
-        source, target = self.encode_input(input), self.encode.all(self.task.pieces(input, output))[:self.longest - 1] + self.end
+        whole = self.encode_input(input), self.encode.all(self.task.pieces(input, output)) + self.end
+        source, target = ([*ids[:-1][:self.longest - 1], *self.end] for ids in whole)
+        self.cut += (source, target) != whole
         self.vocabulary.update(source, target)
         return source, target
 
@@ -302,7 +307,7 @@ class Seq2SeqStudent:
 
 class CausalStudent:
     """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step."""
-    kind, seed = "causal", 0                                # the seed of what it draws
+    kind, seed, cut = "causal", 0, 0                        # the seed of what it draws; how many examples were too long for it
 
     def __init__(self, model, tokenizer, task, device):
         self.model, self.tokenizer, self.task, self.device = model.to(device).eval(), tokenizer, task, device
@@ -318,7 +323,9 @@ class CausalStudent:
         source = self.tokenizer(question(self.task, input), add_special_tokens=False).input_ids
         target = self.encode.all(self.task.pieces(input, output)) + [min(self.end)]
         self.vocabulary.update(target)
-        source = (self.begin + source)[:self.limit - 1]
+        source = self.begin + source
+        self.cut += len(source) + len(target) > self.limit
+        source = source[:self.limit - 1]
         return source, target[:self.limit - len(source)]
 
     def loss(self, batch):

@@ -844,11 +844,14 @@ def test_option_is_not_guessed_from_its_beginning(here, monkeypatch):
     assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--stage", 1) == 2 and not (here / "runs").exists()
 
 
-def test_test_sentences_among_the_unlabeled_are_counted(here, monkeypatch, capsys):
+def test_test_sentences_and_repetitions_among_the_unlabeled_are_counted(here, monkeypatch, capsys):
     make_folder(here / "data")
-    write_jsonl(here / "data/unlabeled.jsonl", read_jsonl("data/unlabeled.jsonl") + read_jsonl("data/test.jsonl")[:3])
+    unlabeled = read_jsonl("data/unlabeled.jsonl")
+    write_jsonl(here / "data/unlabeled.jsonl", unlabeled + unlabeled[:2] + read_jsonl("data/test.jsonl")[:3])
     spy_on(here, monkeypatch, "--stages", 1)
-    assert "3 test inputs stand in the unlabeled split too" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 test inputs stand in the unlabeled split too" in said
+    assert "2 of the unlabeled inputs are repetitions of others; each is used once" in said
 
 
 def test_exact_match_of_free_text_is_reported_too(here, monkeypatch, capsys):

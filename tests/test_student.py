@@ -507,7 +507,7 @@ def test_pretrained_t5_learns_to_tell_apart_the_tokens_of_its_examples(kind, t5_
     assert make_student(str(t5_folder), TEXT, INPUTS).vocabulary == set(range(made.model.config.vocab_size))
 
 
-def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path):
+def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path, capsys):
     """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
     from transformers import BartConfig, BartForConditionalGeneration
     torch.manual_seed(0)
@@ -517,7 +517,10 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
         decoder_start_token_id=2)).save_pretrained(tmp_path)
     bpe_tokenizer.save_pretrained(tmp_path)
     made, long = make_student(str(tmp_path), TREE, []), " ".join(["the"] * 100)
-    train(made, [*examples(TREE)[:3], Example(long, f"( {long} )")], brief(made.kind, steps=1), quiet=True)
+    train(made, [*examples(TREE)[:3], Example(long, f"( {long} )")], brief(made.kind, steps=1), title="s", quiet=True)
+    assert capsys.readouterr().err == "s: 1 of 4 examples are longer than the model takes; their ends are not learnt\n"
+    train(made, examples(TREE)[:3], brief(made.kind, steps=1), quiet=True)
+    assert not capsys.readouterr().err
     found = label(made, [INPUTS[3], long], quiet=True)
     assert found[1].output == f"( {long} )" and found[0].score is not None
     TREE.check(*found[0][:2])

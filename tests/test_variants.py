@@ -37,7 +37,8 @@ def test_an_input_is_relabelled_by_a_student_that_was_not_taught_it(monkeypatch)
         taught.extend(examples)
         return taught
 
-    def label(taught, inputs, quiet, samples):
+    def label(taught, inputs, quiet, samples, beside, weight):
+        assert (samples, weight) == (1, 0) and beside is trial.prompts[0]
         assert len(taught) == 9 + 1 and taught[-1] == gold            # three of four parts, then gold
         assert not set(inputs).intersection(x.input for x in taught)
         return [Label(x, "student's") for x in inputs]
@@ -64,7 +65,7 @@ def test_weights_are_averaged_over_the_last_two_epochs(monkeypatch):
         model.config = SimpleNamespace(dropout_rate=0.1)
         return SimpleNamespace(model=model)
     monkeypatch.setattr(trial, "student", made)
-    monkeypatch.setattr(trial, "valid_f1", lambda taught: taught.model.bias.item() - start)
+    monkeypatch.setattr(trial, "valid_f1", lambda taught, samples: taught.model.bias.item() - start)
     torch.manual_seed(0)
     start = torch.nn.Linear(1, 1).bias.item()
     for how, epochs in (({}, 4), ({"averaged": True}, 3.5), ({"epochs": 0.5}, 2), ({"epochs": 2}, 8)):
@@ -85,3 +86,26 @@ def test_noise_replaces_its_share_of_an_inputs_tokens():
     pairs = [pair for (source, target), (other, same) in zip(plain, noisy) for pair in zip(source[:-1], other[:-1], strict=True)]
     assert all(source[-1] == other[-1] and target == same for (source, target), (other, same) in zip(plain, noisy))
     assert 0.1 < sum(a != b for a, b in pairs) / len(pairs) < 0.32          # some are replaced by what they are
+
+
+def test_relabelling_by_default_has_gold_among_the_labels_and_prompt_0s_vote(monkeypatch):
+    inputs, gold = [f"the cat {i}" for i in range(8)], Example("the dog sat", "( ( the dog ) sat )")
+    task = make_task({"task": "tree"})
+    llms = {x: Label(x, "( ( {} {} ) {} )".format(*x.split())) for x in inputs}
+    trial = Trial(SimpleNamespace(labeled=[gold], unlabeled=[]), task, [llms])
+    taught, asked = [], []
+    monkeypatch.setattr(variants, "train", lambda student, examples, *_, **__: taught.append(examples))
+    monkeypatch.setattr(trial, "student", lambda seed: None)
+
+    def label(student, inputs, quiet, samples, beside, weight):
+        asked.append((samples, weight, beside))
+        return [Label(x, task.fallback(x)) for x in inputs]
+    monkeypatch.setattr(variants, "label", label)
+    rows = trial.variants()
+    one, two, three = (rows[f"as by default, {name}"] for name in ("prompt 0", "a student's of the other half", "a student's and prompt 0's votes"))
+    assert one[1] == two[1] == three[1] == {"samples": 4}
+    assert one[0](0) == [Example(x, llms[x].output) for x in inputs] + [gold] * 2 and not taught
+    for variant, weight in ((two, 0), (three, 2)):
+        assert sorted(variant[0](0)) == sorted([Example(x, task.fallback(x)) for x in inputs] + [gold] * 2)
+        assert asked == [(4, weight, llms)] * 2 and [len(examples) for examples in taught] == [4 + 2, 1] * 2
+        taught.clear(), asked.clear()

@@ -1,10 +1,11 @@
 """What does a student make of other labels of the same inputs, or of the same labels in another way? Measured on valid, never on test.
 
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
+    python tests/variants.py --data data/craft --teacher replay:FILE --max-words 20 --unlabeled 2000 --prompts 1 --only "as by default"
 
 Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
 its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one
-thread, as a run's pairs have, and no gold among its labels but where a variant says so; it decodes greedily.
+thread, as a run's pairs have. But where a variant says so it has no gold among its labels, and decodes greedily.
 """
 import math
 import random
@@ -26,8 +27,8 @@ from data.splits import CommandLine, DataError, Example, load_data, run_command 
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
-from student import RECIPES, label, make_student, train  # noqa: E402
-from teacher import make_teacher, read_answers  # noqa: E402
+from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, train  # noqa: E402
+from teacher import cache_file, label_with_cache, make_teacher, read_answers  # noqa: E402
 
 PROMPTS, KEPT = 5, 0.7
 
@@ -56,16 +57,24 @@ class Trial:
         return [x for x in self.inputs if x in kept]
 
     @cache
-    def relabelled(self, seed, parts=2):
-        """Every input's label by a student that was taught by prompt 0's labels of the other parts, then by gold."""
+    def relabelled(self, seed, parts=2, copies=0, samples=1, weight=0):
+        """Every input's label by a student that was taught by prompt 0's labels of the other parts, gold `copies` times among them, then
+        by gold. Of `samples` outputs and `weight` times prompt 0's label it is the vote."""
         shuffled, found = random.Random(seed).sample(self.inputs, len(self.inputs)), {}
         for k in range(parts):
             asked = shuffled[k::parts]
             others = [x for n, x in enumerate(shuffled) if n % parts != k]
-            taught = train(self.student(seed), self.examples(self.prompts[0], others), self.recipe, seed, quiet=True)
+            examples = self.examples(self.prompts[0], others) + self.data.labeled * copies
+            taught = train(self.student(seed), examples, self.recipe, seed, quiet=True)
             train(taught, self.data.labeled, self.on_gold, seed, quiet=True)
-            found |= dict(zip(asked, label(taught, asked, quiet=True, samples=1)))
+            found |= dict(zip(asked, label(taught, asked, quiet=True, samples=samples, beside=self.prompts[0], weight=weight)))
         return found
+
+    def by_default(self, seed, weight=None):
+        """What a last student of trees learns by default, after one stage or, with the `weight` of prompt 0's vote, after two."""
+        copies, samples = GOLD_COPIES["tiny", "tree"], SAMPLES["tiny", "tree"]
+        labels = self.prompts[0] if weight is None else self.relabelled(seed, 2, copies, samples, weight)
+        return self.examples(labels) + self.data.labeled * copies
 
     def on_which_students_agree(self, seed):
         """The inputs whose label is most like that of a student of the other half."""
@@ -74,21 +83,30 @@ class Trial:
 
     def variants(self):
         """{name: (examples of a seed, {what is trained with otherwise})}"""
-        first, inputs, task = self.prompts[0], self.inputs, self.task
-        mixed = {x: self.prompts[random.Random(f"mix{x}").randrange(PROMPTS)][x] for x in inputs}
-        voted = {x: first[x]._replace(output=task.vote(x, [labels[x].output for labels in self.prompts])) for x in inputs}
+        first, inputs, task, gold = self.prompts[0], self.inputs, self.task, self.data.labeled
         copied = [Example(x, task.fallback(x)) for x in inputs]
         scores = {x: found.score for x, found in first.items()}
-        found = {f"prompt {k}": (lambda seed, k=k: self.examples(self.prompts[k]), {}) for k in range(PROMPTS)}
+        found = {f"prompt {k}": (lambda seed, k=k: self.examples(self.prompts[k]), {}) for k in range(len(self.prompts))}
         if None not in scores.values():                                 # an API gives none
             found |= {
                 "prompt 0, the 70% of highest score": (lambda seed: self.examples(first, self.best(scores.get)), {}),
                 "prompt 0, drawn as often as they are probable": (lambda seed: self.examples(
                     first, random.Random(seed).choices(inputs, [math.exp(scores[x]) for x in inputs], k=len(inputs))), {})}
+        if len(self.prompts) == PROMPTS:
+            mixed = {x: self.prompts[random.Random(f"mix{x}").randrange(PROMPTS)][x] for x in inputs}
+            vote = {x: first[x]._replace(output=task.vote(x, [labels[x].output for labels in self.prompts])) for x in inputs}
+            found |= {
+                "of each sentence one of five prompts'": (lambda seed: self.examples(mixed), {}),
+                "five prompts', voted": (lambda seed: self.examples(vote), {}),
+                "all five of each sentence, one after the other": (
+                    lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {})}
+        if task.kind == "tree":
+            voted = {"samples": SAMPLES["tiny", "tree"]}
+            found |= {
+                "as by default, prompt 0": (self.by_default, voted),
+                "as by default, a student's of the other half": (lambda seed: self.by_default(seed, 0), voted),
+                "as by default, a student's and prompt 0's votes": (lambda seed: self.by_default(seed, voted["samples"] // 2), voted)}
         return found | {
-            "of each sentence one of five prompts'": (lambda seed: self.examples(mixed), {}),
-            "five prompts', voted": (lambda seed: self.examples(voted), {}),
-            "all five of each sentence, one after the other": (lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {}),
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
             "prompt 0, no dropout": (lambda seed: self.examples(first), {"dropout": 0.0}),
             "prompt 0, dropout 0.2": (lambda seed: self.examples(first), {"dropout": 0.2}),
@@ -96,7 +114,7 @@ class Trial:
                 lambda seed: self.examples(first, self.on_which_students_agree(seed)), {}),
             "prompt 0, 70% at random": (
                 lambda seed: self.examples(first, random.Random(seed).sample(inputs, int(KEPT * len(inputs)))), {}),
-            "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + self.data.labeled * 2, {}),
+            "prompt 0, the gold examples among them twice": (lambda seed: self.examples(first) + gold * 2, {}),
             "prompt 0, after two epochs of copying sentences": (lambda seed: self.examples(first), {"before": (copied, 2, 0.0)}),
             "prompt 0, after four epochs of denoising sentences": (lambda seed: self.examples(first), {"before": (copied * 4, 1, 0.3)}),
             "prompt 0, after twelve epochs of denoising sentences": (lambda seed: self.examples(first), {"before": (copied * 12, 1, 0.3)}),
@@ -119,9 +137,10 @@ class Trial:
         with patch.object(student, "encode_example", noisy):
             yield
 
-    def measure(self, examples, seed, smoothing=0.0, dropout=0.1, before=None, epochs=1, averaged=False):
+    def measure(self, examples, seed, smoothing=0.0, dropout=0.1, before=None, epochs=1, averaged=False, samples=1):
         """F1 on valid after the labels alone, and after gold. `before`: what is learnt first, for how many epochs, and the rate of noise
-        in its inputs (an epoch has noise of its own only if the examples are repeated). `epochs`: times as many as the recipe has."""
+        in its inputs (an epoch has noise of its own only if the examples are repeated). `epochs`: times as many as the recipe has. `samples`:
+        so many outputs are voted."""
         made, plain, after_epoch = self.student(seed), students.cross_entropy, []
         made.model.config.dropout_rate = dropout
         recipe = replace(self.recipe, epochs=int(epochs * self.recipe.epochs), min_steps=int(epochs * self.recipe.min_steps))
@@ -134,19 +153,20 @@ class Trial:
                   on_epoch=lambda _: after_epoch.append({name: weight.clone() for name, weight in made.model.state_dict().items()}))
         if averaged:
             made.model.load_state_dict({name: (weight + after_epoch[-2][name]) / 2 for name, weight in after_epoch[-1].items()})
-        alone = self.valid_f1(made)
+        alone = self.valid_f1(made, samples)
         train(made, self.data.labeled, self.on_gold, seed, quiet=True)
-        return alone, self.valid_f1(made)
+        return alone, self.valid_f1(made, samples)
 
-    def valid_f1(self, student):
-        found = label(student, [x.input for x in self.data.valid], quiet=True, samples=1)
+    def valid_f1(self, student, samples):
+        found = label(student, [x.input for x in self.data.valid], quiet=True, samples=samples)
         return self.f1([x.output for x in found], self.data.valid)
 
 
 def main():
     parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder with a valid split; with gold in unlabeled.jsonl")
-    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL")
+    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL; with --prompts 1 also replay:FILE")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, choices=[1, PROMPTS], help="1: only variants of prompt 0's labels")
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
@@ -162,8 +182,9 @@ def main():
     if not data.valid or None in [x.output for x in data.unlabeled + data.valid]:
         raise DataError(f"{args.data}: expected gold in valid.jsonl and unlabeled.jsonl")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    voting = make_teacher(args.teacher, task, data, device=device, votes=PROMPTS)
-    prompts = [read_answers(task, answers) for answers in voting.answers(inputs)]
+    teacher = make_teacher(args.teacher, task, data, device=device, votes=args.prompts)
+    answers = teacher.answers(inputs) if args.prompts > 1 else [label_with_cache(teacher, inputs, cache_file(teacher))]
+    prompts = [read_answers(task, given) for given in answers]
     torch.set_num_threads(1)
     trial, gold = Trial(data, task, prompts), {x.input: x for x in data.unlabeled}
     print("| labels | F1 | `tiny` taught by them alone, on valid | then by gold |\n|---|---:|---:|---:|")
