@@ -263,7 +263,7 @@ def execute(settings):
         if settings.method != "teacher":
             D_unlabeled = run.unlabeled_inputs
             if repeated := len(run.data.unlabeled) - len(D_unlabeled):
-                print(f"{repeated} of the unlabeled inputs are repetitions of others; each is used once", file=sys.stderr)
+                print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
             seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
             D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
             if seen and settings.gold_epochs:

@@ -152,7 +152,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     student.cut = 0
     encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
     if student.cut:
-        print(f"{title}: {student.cut} of {len(encoded)} examples are longer than the model takes; their ends are not learnt", file=sys.stderr)
+        print(f"{title}: {student.cut} of {len(encoded)} examples are longer than the model takes and are cut", file=sys.stderr)
     lengths = [len(source) + len(target) for source, target in encoded]
     steps_an_epoch = math.ceil(len(encoded) / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
@@ -195,7 +195,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
 class Seq2SeqStudent:
     """An encoder-decoder."""
-    seed, cut = 0, 0                                        # the seed of what it draws; how many examples were too long for it
+    seed, cut = 0, 0                    # the seed of what it draws; how many of the examples last trained on were too long
 
     def __init__(self, model, tokenizer, task, device, kind):
         self.model, self.tokenizer, self.task, self.device, self.kind = model.to(device).eval(), tokenizer, task, device, kind
@@ -222,8 +222,8 @@ class Seq2SeqStudent:
     def encode_example(self, input, output):
         """(source, target), token ids, which it knows from then on."""
         whole = self.encode_input(input), self.encode.all(self.task.pieces(input, output)) + self.end
-        source, target = ([*ids[:-1][:self.longest - 1], *self.end] for ids in whole)
-        self.cut += (source, target) != whole
+        source, target = (ids if len(ids) <= self.longest else ids[:self.longest - 1] + self.end for ids in whole)
+        self.cut += max(map(len, whole)) > self.longest
         self.vocabulary.update(source, target)
         return source, target
 
@@ -307,7 +307,7 @@ class Seq2SeqStudent:
 
 class CausalStudent:
     """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step."""
-    kind, seed, cut = "causal", 0, 0                        # the seed of what it draws; how many examples were too long for it
+    kind, seed, cut = "causal", 0, 0    # seed and cut: as above
 
     def __init__(self, model, tokenizer, task, device):
         self.model, self.tokenizer, self.task, self.device = model.to(device).eval(), tokenizer, task, device

@@ -5,8 +5,8 @@
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
 show of each corpus and method the runs with most unlabeled and test sentences, all else by default but --max-words; other students than
-`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("by default": as trees have them),
-which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
+`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees'
+defaults": as trees have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
 import json
 import re
@@ -72,18 +72,20 @@ def method_of(settings):
 
 
 def column_of(settings, results):
-    """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way; "by default" is the
-    default for trees. (Runs of older code that say nothing of samples, the teacher's weight and copies had one and none.)"""
+    """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way; "trees' defaults" are
+    `tiny`'s. (Runs of older code that say nothing of samples, the teacher's weight and copies had one and none.)"""
     corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
     outputs, weight = settings.get("samples") or 1, settings.get("teacher_weight") or 0
     relabels = settings["student"] == "tiny" and settings["method"] in ("mckd", "own") and settings["stages"] != 1
-    copies = settings.get("gold_copies") or 0 if settings["method"] != "sft" else GOLD_COPIES["tiny", "tree"]
-    if (outputs, copies, relabels and weight != outputs // 2) == (SAMPLES["tiny", "tree"], GOLD_COPIES["tiny", "tree"], False):
-        return ", ".join([corpus, *unusual, "by default"])
+    reweighted = relabels and weight != outputs // 2
+    copies = 0 if settings["method"] == "sft" else settings.get("gold_copies") or 0
+    usual = settings["method"] == "sft" or copies == GOLD_COPIES["tiny", "tree"]
+    if settings["student"] == "tiny" and outputs == SAMPLES["tiny", "tree"] and usual and not reweighted:
+        return ", ".join([corpus, *unusual, "trees' defaults"])
     unusual += [f"{outputs} outputs"] * (outputs > 1)
-    unusual += [f"teacher's weight {weight}"] * (relabels and weight != outputs // 2)
-    unusual += [f"gold copies {copies}"] * (settings["method"] != "sft" and copies > 0)
+    unusual += [f"teacher's weight {weight}"] * reweighted
+    unusual += [f"gold copies {copies}"] * (copies > 0)
     return ", ".join([corpus, *unusual])
 
 

@@ -851,7 +851,7 @@ def test_test_sentences_and_repetitions_among_the_unlabeled_are_counted(here, mo
     spy_on(here, monkeypatch, "--stages", 1)
     said = capsys.readouterr().err
     assert "3 test inputs stand in the unlabeled split too" in said
-    assert "2 of the unlabeled inputs are repetitions of others; each is used once" in said
+    assert "2 unlabeled inputs repeat others and are left out" in said
 
 
 def test_exact_match_of_free_text_is_reported_too(here, monkeypatch, capsys):

@@ -30,16 +30,18 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
     finished(tmp_path, replace(plain, stages=2, unlabeled=1300, samples=4, teacher_weight=0), 64.0)
     finished(tmp_path, replace(plain, method="sft", labeled=50, samples=4, gold_copies=2), 45.0)
     finished(tmp_path, replace(plain, stages=4, student="gguf:x.gguf", teacher="tuned:gguf:x.gguf"), 70.0)
+    finished(tmp_path, replace(plain, stages=4, unlabeled=1200, student="gguf:x.gguf", samples=4, gold_copies=2), 71.0)
     finished(tmp_path, replace(plain, method="sft", labeled=500, samples=None, gold_copies=None), 80.0)        # of code that did not say
     groups = read_runs(tmp_path)
     assert by_corpus(groups) == {
-        "ATIS, by default": {"50 gold examples": [45.0], "1 stage (vanilla KD)": [65.0], "2 stages": [66.0], "the teacher": [40.0]},
+        "ATIS, trees' defaults": {"50 gold examples": [45.0], "1 stage (vanilla KD)": [65.0], "2 stages": [66.0], "the teacher": [40.0]},
         "ATIS, 4 outputs, teacher's weight 0": {"2 stages": [64.0], "the teacher": [40.0]},
         "ATIS": {"3 stages": [60.0, 62.0, 64.0], "500 gold examples": [80.0], "the teacher": [40.0, 40.0, 40.0]},
+        "ATIS, x.gguf, 4 outputs, gold copies 2": {"4 stages": [71.0], "the teacher": [40.0]},
         "ATIS, x.gguf, tuned": {"4 stages": [70.0], "the teacher": [40.0]}}
     rows = short_table(by_corpus(groups)).split("\n")
-    assert "| 3 stages | 62.0 ± 2.0 | – | – | – |" in rows and "| 4 stages | – | – | – | 70.0 |" in rows
-    assert "| 2 stages | – | 64.0 | 66.0 | – |" in rows and "| 3 stages, own half | – | – | – | – |" in rows
+    assert "| 3 stages | 62.0 ± 2.0 | – | – | – | – |" in rows and "| 4 stages | – | – | – | 71.0 | 70.0 |" in rows
+    assert "| 2 stages | – | 64.0 | 66.0 | – | – |" in rows and "| 3 stages, own half | – | – | – | – | – |" in rows
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
 
 

@@ -518,7 +518,7 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     bpe_tokenizer.save_pretrained(tmp_path)
     made, long = make_student(str(tmp_path), TREE, []), " ".join(["the"] * 100)
     train(made, [*examples(TREE)[:3], Example(long, f"( {long} )")], brief(made.kind, steps=1), title="s", quiet=True)
-    assert capsys.readouterr().err == "s: 1 of 4 examples are longer than the model takes; their ends are not learnt\n"
+    assert capsys.readouterr().err == "s: 1 of 4 examples are longer than the model takes and are cut\n"
     train(made, examples(TREE)[:3], brief(made.kind, steps=1), quiet=True)
     assert not capsys.readouterr().err
     found = label(made, [INPUTS[3], long], quiet=True)
@@ -539,6 +539,17 @@ def test_sentence_of_two_thousand_words_is_said_and_takes_little_memory(kind, ca
     assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
     assert label(made, [long], quiet=True, samples=2) == found[1:2]
     assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+
+
+@pytest.mark.parametrize("model", ["tiny", "causal_folder"])
+def test_an_example_is_cut_only_where_it_is_longer_than_the_model_takes(model, request, capsys):
+    made, row = make_student(model if model == "tiny" else str(request.getfixturevalue(model)), TREE, INPUTS), examples(TREE)[0]
+    lengths = list(map(len, made.encode_example(*row)))
+    name, longest = ("longest", max(lengths)) if model == "tiny" else ("limit", sum(lengths))
+    for shorter, said in ((0, ""), (1, "s: 1 of 1 examples are longer than the model takes and are cut\n")):
+        setattr(made, name, longest - shorter)
+        train(made, [row], brief(made.kind, steps=1), title="s", quiet=True)
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("limit, endless", [(None, 2048), (80, 80)])

@@ -3,9 +3,9 @@
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
     python tests/variants.py --data data/craft --teacher replay:FILE --max-words 20 --unlabeled 2000 --prompts 1 --only "as by default"
 
-Labels the inputs under five prompts (kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
+Labels the inputs under five prompts (--prompts 1: one; kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
 its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one
-thread, as a run's pairs have. But where a variant says so it has no gold among its labels, and decodes greedily.
+thread, as a run's pairs have. It has no gold among its labels and decodes greedily, unless a variant says otherwise.
 """
 import math
 import random
@@ -42,7 +42,9 @@ class Trial:
         self.on_gold = self.recipe.on_gold(Settings.gold_epochs)
 
     def student(self, seed):
-        return make_student("tiny", self.task, [x.input for x in self.data.labeled + self.data.unlabeled], seed)
+        made = make_student("tiny", self.task, [x.input for x in self.data.labeled + self.data.unlabeled], seed)
+        made.seed = seed
+        return made
 
     def f1(self, outputs, gold):
         """Of outputs against Examples with gold."""
@@ -70,11 +72,16 @@ class Trial:
             found |= dict(zip(asked, label(taught, asked, quiet=True, samples=samples, beside=self.prompts[0], weight=weight)))
         return found
 
-    def by_default(self, seed, weight=None):
-        """What a last student of trees learns by default, after one stage or, with the `weight` of prompt 0's vote, after two."""
+    def by_default(self):
+        """variants() of what a last student of trees learns by default, after one stage and after two."""
         copies, samples = GOLD_COPIES["tiny", "tree"], SAMPLES["tiny", "tree"]
-        labels = self.prompts[0] if weight is None else self.relabelled(seed, 2, copies, samples, weight)
-        return self.examples(labels) + self.data.labeled * copies
+
+        def variant(labels):
+            return lambda seed: self.examples(labels(seed)) + self.data.labeled * copies, {"samples": samples}
+        return {"as by default, prompt 0": variant(lambda seed: self.prompts[0]),
+                "as by default, a student's of the other half": variant(lambda seed: self.relabelled(seed, 2, copies, samples)),
+                "as by default, a student's and prompt 0's votes": variant(
+                    lambda seed: self.relabelled(seed, 2, copies, samples, samples // 2))}
 
     def on_which_students_agree(self, seed):
         """The inputs whose label is most like that of a student of the other half."""
@@ -101,11 +108,7 @@ class Trial:
                 "all five of each sentence, one after the other": (
                     lambda seed: [x for labels in self.prompts for x in self.examples(labels)], {})}
         if task.kind == "tree":
-            voted = {"samples": SAMPLES["tiny", "tree"]}
-            found |= {
-                "as by default, prompt 0": (self.by_default, voted),
-                "as by default, a student's of the other half": (lambda seed: self.by_default(seed, 0), voted),
-                "as by default, a student's and prompt 0's votes": (lambda seed: self.by_default(seed, voted["samples"] // 2), voted)}
+            found |= self.by_default()
         return found | {
             "prompt 0, label smoothing 0.1": (lambda seed: self.examples(first), {"smoothing": 0.1}),
             "prompt 0, no dropout": (lambda seed: self.examples(first), {"dropout": 0.0}),
@@ -165,7 +168,7 @@ class Trial:
 def main():
     parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder with a valid split; with gold in unlabeled.jsonl")
-    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL; with --prompts 1 also replay:FILE")
+    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL; with --prompts 1 also auto, replay:FILE or noisy:RATE")
     parser.add_argument("--prompts", type=int, default=PROMPTS, choices=[1, PROMPTS], help="1: only variants of prompt 0's labels")
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
