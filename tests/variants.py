@@ -3,8 +3,8 @@
     python tests/variants.py --data data/craft --teacher gguf:FILE --max-words 20 --unlabeled 1000
     python tests/variants.py --data data/craft --teacher replay:FILE --max-words 20 --unlabeled 2000 --prompts 1 --only "as by default"
 
-Labels the inputs under five prompts (--prompts 1: one; kept in runs/teacher, where --votes finds them), then trains `tiny` on each variant. Printed is
-its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one
+Labels the inputs under five prompts (--prompts 1: one; kept in runs/teacher, where --votes finds them), then trains `tiny` on each
+variant. Printed is its F1 on the valid split after the labels alone, and after the epochs on gold that follow in a run. `tiny` has one
 thread, as a run's pairs have. It has no gold among its labels and decodes greedily, unless a variant says otherwise.
 """
 import math
@@ -168,7 +168,8 @@ class Trial:
 def main():
     parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder with a valid split; with gold in unlabeled.jsonl")
-    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL; with --prompts 1 also auto, replay:FILE or noisy:RATE")
+    parser.add_argument("--teacher", required=True,
+                        help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL; with --prompts 1 also auto, replay:FILE or noisy:RATE")
     parser.add_argument("--prompts", type=int, default=PROMPTS, choices=[1, PROMPTS], help="1: only variants of prompt 0's labels")
     parser.add_argument("--unlabeled", type=int, default=1000, help="how many inputs (1000)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
