@@ -220,7 +220,7 @@ class Seq2SeqStudent:
         return self.encode.all(words) + self.end
 
     def encode_example(self, input, output):
-        """(source, target), token ids, which it knows from then on."""
+        """(source, target), token ids, which it knows from then on. `cut` counts those that are too long."""
         whole = self.encode_input(input), self.encode.all(self.task.pieces(input, output)) + self.end
         source, target = (ids if len(ids) <= self.longest else ids[:self.longest - 1] + self.end for ids in whole)
         self.cut += max(map(len, whole)) > self.longest

@@ -5,8 +5,8 @@
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
 show of each corpus and method the runs with most unlabeled and test sentences, all else by default but --max-words; other students than
-`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees'
-defaults": as trees have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
+`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees' defaults":
+as trees have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
 import json
 import re
