@@ -4,9 +4,9 @@
     python tests/results.py runs --figure notebooks/results.svg         # needs matplotlib: notebooks/requirements.txt
 
 Runs whose folders are named alike but for the seed are one row of the long table. The short one, methods against corpora, and the figure
-show of each corpus and method the runs with most unlabeled and test sentences, all else by default but --max-words; other students than
-`tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees' defaults":
-as trees have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
+show of each corpus and method the runs with most unlabeled and test sentences, of any --max-words, all else by default; other students
+than `tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees' defaults": as trees
+have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
 import json
 import re
@@ -95,11 +95,11 @@ def by_corpus(groups):
     for runs in groups.values():
         settings, results = runs[0]
         corpus = column_of(settings, results)
-        method, pool = method_of(settings), (settings["unlabeled"] or 10 ** 9, settings["test"] or 10 ** 9)
-        if method in METHODS and pool >= pools.get((corpus, method), (0, 0)):
+        method, pool = method_of(settings), [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:unlabeled|test)", results["data"])]
+        if method in METHODS and pool >= pools.get((corpus, method), []):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
-            if settings["method"] == "mckd" and results["teacher"]["f1"] is not None and pool >= pools.get((corpus, "the teacher"), (0, 0)):
+            if settings["method"] == "mckd" and results["teacher"]["f1"] is not None and pool >= pools.get((corpus, "the teacher"), []):
                 pools[corpus, "the teacher"] = pool
                 found[corpus]["the teacher"] = [results["teacher"]["f1"] for _, results in runs]
     return dict(sorted(found.items()))
