@@ -226,11 +226,12 @@ class AnyDecoder:
 class PackedDecoder:
     """Decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
 
-    Three techniques:
+    Four techniques:
     - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
       the time goes, see only real tokens. A prompt of 40 tokens, three forced tokens of a long word, and a single bracket
       go through the model in the same pass.
     - *Shared prompt*: the keys and values of the few-shot prompt are computed once and kept once, not once a sequence.
+    - *Read once*: of several outputs of one sentence (`--samples`) the first reads it, the others copy its keys and values.
     - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
     (With the 270M LLM on two cores: packed 1.7 times as fast as padded, 64 sequences at a time 2.4 times as fast as 8, a word's forced
     tokens in one pass 1.1; rolling hardly counts.)
@@ -311,6 +312,13 @@ class PackedDecoder:
             self.seen_in[window] = ((behind >= 0) & (behind < (window or len(behind[0]) + 1)))[:, None, None]
         return self.seen_in[window]
 
+    @torch.inference_mode()
+    def copy_row(self, source, row, length):
+        """Let `row` hold the first `length` tokens of the row `source`; returns `length`."""
+        for stored in (*self.keys.values(), *self.values.values()):
+            stored[row, :length] = stored[source, :length]
+        return length
+
     def logits_of(self, states):
         """A function from candidates (N, K) to their logits after `states` (N, size)."""
         cap = getattr(self.model.config, "final_logit_softcapping", None)
@@ -321,18 +329,29 @@ class PackedDecoder:
 
         `admit` bounds the prompt tokens that one pass takes in, and so its memory.
         """
+        prompts = [tuple(prompt) for prompt in prompts]
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
-        active, length = {}, {}                                     # row -> cursor's index, tokens that the row holds
+        active, length, held = {}, {}, {}                           # row -> cursor's index, tokens that it holds, prompt that it holds
         while waiting or active:
-            fresh = 0
-            for row in range(self.rows):
-                if row not in active and waiting and (not fresh or fresh + len(prompts[waiting[-1]]) <= admit):
-                    active[row], length[row] = waiting.pop(), 0
-                    fresh += len(prompts[active[row]])
+            fresh, reading = 0, set()                               # prompt tokens, and prompts, that this pass takes in
+            for row in (row for row in range(self.rows) if row not in active):
+                # One whose prompt is just being read waits for the next pass, and then copies it.
+                index = next((index for index in reversed(waiting) if prompts[index] not in reading), None)
+                if index is None:
+                    break
+                prompt, source = prompts[index], next((other for other in held if held[other] == prompts[index]), None)
+                if source is None:
+                    if fresh and fresh + len(prompt) > admit:
+                        break
+                    fresh += len(prompt)
+                    reading.add(prompt)
+                waiting.remove(index)
+                active[row], held[row] = index, prompt
+                length[row] = 0 if source is None else self.copy_row(source, row, len(prompt) - 1)
             rows, positions, tokens, last = [], [], [], []
             for row, index in active.items():
-                new = cursors[index].queue if length[row] else list(prompts[index]) + cursors[index].queue
+                new = [*prompts[index][length[row]:], *cursors[index].queue]
                 cursors[index].queue = []
                 rows += [row] * len(new)
                 positions += range(length[row], length[row] + len(new))

@@ -372,5 +372,31 @@ def test_long_prompts_are_admitted_in_turn(fp32):
     feed = decoder.feed
     decoder.feed = lambda rows, positions, tokens: largest.append(len(tokens)) or feed(rows, positions, tokens)
     cursors = [FreeCursor(SimpleNamespace(decode=None), [], 3, vocabulary) for _ in range(8)]
-    assert sorted(decoder.run(cursors, [[5] * 10] * 8, [0], admit=20)) == list(range(8))
+    assert sorted(decoder.run(cursors, [[n] * 10 for n in range(8)], [0], admit=20)) == list(range(8))
     assert max(largest) <= 20 + 8 and all(len(cursor.tokens) == 3 for cursor in cursors)
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_llama(96), tiny_gemma], ids=["llama", "gemma3"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 20])
+def test_outputs_of_one_sentence_share_its_prompt(make, rows, bpe_tokenizer, fp32):
+    """Four of each of three: each prompt's tokens but the last are read once, or as often as it has left the rows, and what is drawn is
+    what a decoder that sees each alone draws."""
+    model, vocabulary, fed = make(), list(range(96)), []
+    prompts = [[n, 7, 2 * n + 1] * 4 for n in (1, 2, 3) for _ in range(4)]
+
+    def cursors():
+        made = [FreeCursor(bpe_tokenizer, [0, 1, 2], 9, vocabulary) for _ in prompts]
+        for n, cursor in enumerate(made):
+            cursor.chance = random.Random(n)
+        return made
+    together, alone = cursors(), cursors()
+    decoder = PackedDecoder(model, rows=rows, prompt=[3, 4])
+    feed = decoder.feed
+    decoder.feed = lambda rows, positions, tokens: fed.extend(positions) or feed(rows, positions, tokens)
+    assert sorted(decoder.run(together, prompts, [0, 1, 2])) == list(range(12))
+    for cursor, prompt in zip(alone, prompts):
+        assert list(PackedDecoder(model, rows=1, prompt=[3, 4]).run([cursor], [prompt], [0, 1, 2])) == [0]
+    assert [cursor.tokens for cursor in together] == [cursor.tokens for cursor in alone]
+    assert len({tuple(cursor.tokens) for cursor in together}) > 8
+    assert fed.count(0) == fed.count(10) and fed.count(11) == 12
+    assert fed.count(0) == 3 if rows in (1, 20) else fed.count(0) < 9               # with few rows others take its place too soon
