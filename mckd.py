@@ -19,7 +19,6 @@ import random
 import sys
 import time
 from dataclasses import asdict, fields, replace
-from functools import partial
 from itertools import chain
 
 import data  # noqa: F401 - first: it says how torch's threads wait
@@ -31,8 +30,8 @@ from data.parallel import side_by_side
 from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
 from data.splits import CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
-from student import GOLD_COPIES, RECIPES, SAMPLES, TunedTeacher, label, make_student, save_student, student_kind, train
-from teacher import VotingTeacher, cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
+from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
+from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
 MOST_STAGES = 6                          # of --stages auto
@@ -212,10 +211,7 @@ def open_run(settings):
             raise DataError(f"{data.folder}/unlabeled.jsonl: {error}") from None
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
-        spec = settings.teacher.removeprefix("tuned:")
-        student_kind(spec)                                              # as the student above
-        members = [partial(TunedTeacher, spec, task, data, settings.seed + 1000 * k, device, settings.quiet) for k in range(settings.votes)]
-        teacher = VotingTeacher(task, members, settings.quiet) if settings.votes > 1 else members[0]()
+        teacher = tuned_teacher(settings.teacher, task, data, settings.seed, device, settings.votes, settings.quiet)
     elif settings.method != "sft":
         teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
@@ -32,7 +33,7 @@ from data.splits import CommandLine, DataError, Label, read_sentences, run_comma
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
-from teacher import Teacher, label_with_causal_lm, line_ends, question, voted
+from teacher import Teacher, VotingTeacher, label_with_causal_lm, line_ends, question, voted
 
 
 @dataclass
@@ -398,6 +399,14 @@ class TunedTeacher(Teacher):
             self.student = make_student(self.spec, self.task, known, self.seed, self.device)
             train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training", self.quiet)
         yield from self.student.label_each(inputs)
+
+
+def tuned_teacher(spec, task, data, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
+    """The teacher that `tuned:MODEL` names; with `votes`, as many, trained with other seeds, that vote. DataError where it names no model."""
+    model = spec.removeprefix("tuned:")
+    student_kind(model)
+    members = [partial(TunedTeacher, model, task, data, seed + 1000 * k, device, quiet) for k in range(votes)]
+    return VotingTeacher(task, members, quiet) if votes > 1 else members[0]()
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -660,10 +660,6 @@ def techniques_of_an_llm(spec, rows, task):
     def label_with_four():
         students.label(llm, inputs[:32], quiet=True, samples=4)
 
-    def one_output_after_the_other(asked, chances, label_each=llm.label_each):
-        for n in range(4):
-            yield from ((4 * i + n, found) for i, found in label_each(asked[n::4], chances[n::4]))
-
     def loss_over_all_tokens(batch):
         return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
 
@@ -694,8 +690,8 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM labels: 64 sentences at a time, not 8", label, partial(patch.dict, at_once, rows=8)),
             ("the LLM labels: packed, not padded", label, without(decoding.PackedDecoder, "feed", each_row_padded)),
             ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
-            ("the LLM labels, four outputs of a sentence: they share what has been read", label_with_four,
-             without(llm, "label_each", one_output_after_the_other)),
+            ("the LLM labels, four outputs of a sentence: read once, not four times", label_with_four,
+             without(decoding.PackedDecoder, "copy_row", lambda *_: 0)),
             ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
             ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
             ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),

@@ -3,7 +3,7 @@
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 
 Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the
-labels with gold. The labels are kept in runs/teacher, where --votes finds them. With `--taught runs/NAME/pseudolabels/stage1.jsonl`, of a
+labels with gold. (`tuned:MODEL`: by an LLM that is finetuned on the labeled split several times, with other seeds.) The labels are kept in runs/teacher, where --votes finds them. With `--taught runs/NAME/pseudolabels/stage1.jsonl`, of a
 run with the same teacher in which this has no vote on the students' labels (--teacher-weight 0, or --samples 1), it also counts which of these
 errors the run's students make on inputs that they were not taught.
 """
@@ -21,6 +21,7 @@ from data.splits import CommandLine, DataError, load_data, read_labels, run_comm
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
+from student import tuned_teacher  # noqa: E402
 from teacher import make_teacher, read_answers  # noqa: E402
 
 
@@ -68,7 +69,7 @@ def learnt_errors(kind, gold, labelings, taught, inputs):
 def main():
     parser = CommandLine(description=__doc__)
     parser.add_argument("--data", required=True, help="a data folder whose unlabeled split has gold")
-    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE or openai:MODEL")
+    parser.add_argument("--teacher", required=True, help="hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL or tuned:MODEL")
     parser.add_argument("--prompts", type=int, default=5, help="how many prompts (5)")
     parser.add_argument("--unlabeled", type=int, default=300, help="how many inputs (300)")
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
@@ -85,7 +86,8 @@ def main():
         raise DataError(f"{args.data}: expected trees or slots with gold in unlabeled.jsonl")
     inputs, gold = [x.input for x in known], [task.gold(x) for x in known]
 
-    voting = make_teacher(args.teacher, task, data, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"), votes=args.prompts)
+    make = tuned_teacher if args.teacher.startswith("tuned:") else make_teacher
+    voting = make(args.teacher, task, data, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"), votes=args.prompts)
     labelings = []
     for answers in voting.answers(inputs):
         labels = read_answers(task, answers)

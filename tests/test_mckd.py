@@ -18,6 +18,7 @@ from data import parallel, runs
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
+import errors
 import mckd
 import student as student_module
 from mckd import GOLD_COPIES, partition
@@ -1025,6 +1026,17 @@ def test_tuned_teacher_end_to_end(here, monkeypatch, capsys, causal_folder):
     assert check_results(here / "run", 0, "teacher")["teacher"]["valid"] == 100
     shown = capsys.readouterr()
     assert "Teacher: tuned:model, trained on 6 gold examples" in shown.out and shown.err == ""        # --quiet: no progress bars
+
+
+def test_errors_of_an_llm_that_is_finetuned_again_and_again(here, monkeypatch, capsys, causal_folder):
+    """tests/errors.py with `tuned:`: every finetuning has a seed, and so labels, of its own."""
+    make_folder(here / "data", "slots")
+    shutil.copytree(causal_folder, here / "model")
+    monkeypatch.setattr(sys, "argv", ["errors.py", "--data", "data", "--teacher", "tuned:model", "--prompts", "2", "--unlabeled", "12"])
+    errors.main()
+    assert "| made by | 1 of 2 | 2 of 2 |" in capsys.readouterr().out
+    labels = [file.read_text(encoding="utf-8") for file in (here / "runs/teacher").iterdir()]
+    assert len(set(labels)) == 2 and all(text.count("\n") == 12 for text in labels)
 
 
 def test_tuned_teacher_of_other_examples_inputs_or_tags_is_another_one(here):
