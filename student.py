@@ -386,18 +386,18 @@ class TunedTeacher(Teacher):
     """`--teacher tuned:MODEL`: a student trained on the labeled split stands in for the prompted LLM."""
 
     def __init__(self, spec, task, data, seed, device, quiet=False):
-        self.spec, self.task, self.data, self.seed, self.device, self.student = spec, task, data, seed, device, None
-        self.quiet = quiet
+        self.spec, self.task, self.labeled, self.seed, self.device, self.quiet = spec, task, data.labeled, seed, device, quiet
+        self.student, self.texts = None, []
+        if student_kind(spec) == "tiny":                    # whose vocabulary is made of these; a pretrained model's labels do not depend on the pool
+            self.texts = [x.input for x in data.labeled + data.unlabeled] + [x.output for x in data.labeled] * (task.kind == "text")
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
         recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
-        self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, data.labeled, [x.input for x in data.unlabeled]])
+        self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, data.labeled, self.texts])
 
     def label(self, inputs):
         if self.student is None:
-            known = [x.input for x in self.data.labeled + self.data.unlabeled]
-            known += [x.output for x in self.data.labeled] * (self.task.kind == "text")
-            self.student = make_student(self.spec, self.task, known, self.seed, self.device)
-            train(self.student, self.data.labeled, RECIPES[self.student.kind], self.seed, "teacher: training", self.quiet)
+            self.student = make_student(self.spec, self.task, self.texts, self.seed, self.device)
+            train(self.student, self.labeled, RECIPES[self.student.kind], self.seed, "teacher: training", self.quiet)
         yield from self.student.label_each(inputs)
 
 

@@ -1039,8 +1039,9 @@ def test_errors_of_an_llm_that_is_finetuned_again_and_again(here, monkeypatch, c
     assert len(set(labels)) == 2 and all(text.count("\n") == 12 for text in labels)
 
 
-def test_tuned_teacher_of_other_examples_inputs_or_tags_is_another_one(here):
-    """`tuned:tiny` learns its vocabulary from the unlabeled inputs: with others its labels are others, so its cache is another."""
+def test_tuned_teacher_of_other_examples_inputs_or_tags_is_another_one(here, causal_folder):
+    """`tuned:tiny` learns its vocabulary from the unlabeled inputs: with others its labels are others, so its cache is another. A pretrained
+    model does not: with a larger pool only what is new is labelled."""
     make_folder(here / "data", "slots")
     data = [load_data("data", labeled=labeled, unlabeled=unlabeled) for labeled, unlabeled in ((6, 12), (5, 12), (6, 11))]
     tasks = [make_task({"task": "slots", "tags": tags}) for tags in (["O", "B-x", "B-y"], ["O", "B-x", "B-y", "I-y"])]
@@ -1048,6 +1049,8 @@ def test_tuned_teacher_of_other_examples_inputs_or_tags_is_another_one(here):
             for task, some, seed in ((tasks[0], data[0], 0), (tasks[0], data[1], 0), (tasks[0], data[2], 0), (tasks[1], data[0], 0),
                                      (tasks[0], data[0], 1))]
     assert len(set(keys)) == len(keys)
+    pretrained = [student_module.TunedTeacher(str(causal_folder), tasks[0], some, 0, torch.device("cpu")).key for some in data]
+    assert pretrained[0] == pretrained[2] != pretrained[1]
 
 
 def test_causal_student_and_local_llm_end_to_end(here, monkeypatch, causal_folder):
