@@ -388,7 +388,7 @@ class TunedTeacher(Teacher):
     def __init__(self, spec, task, data, seed, device, quiet=False):
         self.spec, self.task, self.labeled, self.seed, self.device, self.quiet = spec, task, data.labeled, seed, device, quiet
         self.student, self.texts = None, []
-        if student_kind(spec) == "tiny":                    # whose vocabulary is made of these; a pretrained model's labels do not depend on the pool
+        if student_kind(spec) == "tiny":                    # its vocabulary is made of these; a pretrained model needs none
             self.texts = [x.input for x in data.labeled + data.unlabeled] + [x.output for x in data.labeled] * (task.kind == "text")
         self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
         recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
@@ -402,7 +402,7 @@ class TunedTeacher(Teacher):
 
 
 def tuned_teacher(spec, task, data, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
-    """The teacher that `tuned:MODEL` names; with `votes`, as many, trained with other seeds, that vote. DataError where it names no model."""
+    """The teacher that `tuned:MODEL` names; with `votes`, as many, of other seeds, that vote. DataError where it names no model."""
     model = spec.removeprefix("tuned:")
     student_kind(model)
     members = [partial(TunedTeacher, model, task, data, seed + 1000 * k, device, quiet) for k in range(votes)]

@@ -234,7 +234,7 @@ class PackedDecoder:
     - *Read once*: of several outputs of one sentence (`--samples`) the first reads it, the others copy its keys and values.
     - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
     (With the 270M LLM on two cores: packed 1.7 times as fast as padded, 64 sequences at a time 2.4 times as fast as 8, a word's forced
-    tokens in one pass 1.1; rolling hardly counts.)
+    tokens in one pass 1.1, four outputs of a sentence that is read once 1.3; rolling hardly counts.)
     The model is any of transformers' causal LMs that calls the attention interface with its keyword arguments.
     """
 
@@ -348,7 +348,7 @@ class PackedDecoder:
                     reading.add(prompt)
                 waiting.remove(index)
                 active[row], held[row] = index, prompt
-                length[row] = 0 if source is None else self.copy_row(source, row, len(prompt) - 1)
+                length[row] = 0 if source is None else self.copy_row(source, row, max(0, len(prompt) - 1))
             rows, positions, tokens, last = [], [], [], []
             for row, index in active.items():
                 new = [*prompts[index][length[row]:], *cursors[index].queue]

@@ -3,9 +3,10 @@
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 
 Labels the same inputs under several prompts, each with other demonstrations (or the same in another order), and compares the
-labels with gold. (`tuned:MODEL`: by an LLM that is finetuned on the labeled split several times, with other seeds.) The labels are kept in runs/teacher, where --votes finds them. With `--taught runs/NAME/pseudolabels/stage1.jsonl`, of a
-run with the same teacher in which this has no vote on the students' labels (--teacher-weight 0, or --samples 1), it also counts which of these
-errors the run's students make on inputs that they were not taught.
+labels with gold; with `--teacher tuned:MODEL`, by an LLM that is finetuned on the labeled split several times, with other seeds. The
+labels are kept in runs/teacher, where --votes finds them. With `--taught runs/NAME/pseudolabels/stage1.jsonl`, of a run with the same
+teacher in which this has no vote on the students' labels (--teacher-weight 0, or --samples 1), it also counts which of these errors the
+run's students make on inputs that they were not taught.
 """
 import statistics
 import sys
