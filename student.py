@@ -404,7 +404,6 @@ class TunedTeacher(Teacher):
 def tuned_teacher(spec, task, data, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
     """The teacher that `tuned:MODEL` names; with `votes`, as many, of other seeds, that vote. DataError where it names no model."""
     model = spec.removeprefix("tuned:")
-    student_kind(model)
     members = [partial(TunedTeacher, model, task, data, seed + 1000 * k, device, quiet) for k in range(votes)]
     return VotingTeacher(task, members, quiet) if votes > 1 else members[0]()
 
