@@ -46,11 +46,15 @@ def load_encoder_decoder(spec):
 
 
 def load_config(spec, expected):
-    """The config of a model, a folder or a hub name, without the model; DataError, saying what was `expected`, where there is none."""
+    """The config of a model, a folder or a hub name, without the model; DataError, saying what was `expected`, where there is none, or
+    where a folder has no weights beside it."""
     try:
-        return AutoConfig.from_pretrained(spec, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{spec}: expected {expected}: {str(error).splitlines()[0]}") from None
+    if Path(spec).is_dir() and not any(Path(spec).glob("*.safetensors")):
+        raise DataError(f"{spec}: expected weights in a safetensors file, found none")
+    return config
 
 
 def gguf_digest(file):

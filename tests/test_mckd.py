@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import T5Config
 
 from conftest import ROOT, random_tree
 from data import parallel, runs
@@ -620,6 +621,16 @@ def test_wrong_student_or_option_is_refused_before_anything_is_made(wrong, here,
     with pytest.raises(DataError) as error:
         run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", *wrong)
     assert not (here / "run").exists() and "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--student=", "--teacher=tuned:"])
+def test_student_without_weights_is_refused_before_the_teacher_labels(option, here, monkeypatch):
+    make_folder(here / "data")
+    T5Config(vocab_size=10).save_pretrained(here / "model")
+    (here / "model/pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.raises(DataError, match="model: expected weights in a safetensors file, found none"):
+        run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "noisy:0.1", f"{option}{here / 'model'}")
+    assert not (here / "run").exists()
 
 
 def test_folder_that_is_no_run_is_left_alone(here, monkeypatch):
