@@ -27,8 +27,9 @@ import torch
 import metrics
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import Run, Settings, adopt_student, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically, write_jsonl
+from data.runs import Run, Settings, adopt_student, alone_in, finished, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically,
+                         write_jsonl)
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
 from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
@@ -47,7 +48,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
     `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
     paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`. Where a student's outputs are voted
-    (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`).
+    (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`). A student takes the labels that it learns out of y.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
@@ -189,7 +190,7 @@ class CachedTeacher:
 # A run, from its settings to its results.
 
 def open_run(settings):
-    """Load the data, say which it is, and make the run's folder or find it as the same settings left it."""
+    """Load the data and say which it is; (the run, its teacher, what its config.json is to hold). What cannot be run is refused here."""
     data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
     print(data.headline(), flush=True)
     task = make_task(data.config)
@@ -201,7 +202,8 @@ def open_run(settings):
         device = probe.device
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
-    check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
+    if settings.method != "sft":
+        check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
     kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if settings.method in ("mckd", "own"):
@@ -237,19 +239,25 @@ def open_run(settings):
     run = Run(settings, data, task, folder, device, metrics)
     if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
         raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
-    open_folder(folder, config, device)
-    return run, teacher
+    return run, teacher, config
 
 
 def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
     settings.check()
-    run, made = open_run(settings)
-    finished = None
-    if (run.folder / "results.json").exists():
-        finished = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-        print(f"{run.folder}: finished before; what follows is read from it (delete it to make it anew)", flush=True)
-    teacher = None
+    run, teacher, config = open_run(settings)
+    with alone_in(run.folder):
+        open_folder(run.folder, config, run.device)
+        if ignored := settings.ignored():
+            print(f"--method {settings.method} takes no notice of {', '.join('--' + name.replace('_', '-') for name in ignored)}", file=sys.stderr)
+        return complete(run, teacher)
+
+
+def complete(run, made):
+    """What a run's folder lacks; returns the results. `made`: the teacher as it was made."""
+    settings, teacher, before = run.settings, None, finished(run.folder)
+    if before:
+        print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again (delete it to make all of it anew)", flush=True)
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
         Student(run, 1, "final", list(gold), gold).label([])
@@ -267,12 +275,12 @@ def execute(settings):
             if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
                 print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
             if D_labeled:
-                copies = f"{run.settings.gold_copies} times among its pseudolabels, then " if run.settings.gold_copies else ""
-                print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled examples, {copies}{settings.gold_epochs} epochs "
+                copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
+                print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, {copies}{settings.gold_epochs} epochs "
                       "on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
-    scores = finished["teacher"] if finished else teacher.test_scores() if teacher else {"f1": None, "valid": None}
+    scores = before["teacher"] if before else teacher.test_scores() if teacher else {"f1": None, "valid": None}
     stages = []
     for i in sorted({student.stage for student in run.students}):
         students = [student for student in run.students if student.stage == i]
@@ -319,4 +327,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)

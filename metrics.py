@@ -21,9 +21,9 @@ A predicted tree may be written in any of these ways, here for the gold `(S (NP 
     (S (NP The cat) (VP sat))                     labels without part-of-speech tags: a token glued to its bracket is a label
     ( ( The cat ) sat )  or  ((The cat) sat)      without labels: evalb finds no bracket right in it
 
-Three different scores are called F1 here. `bracket_scores` is the paper's: unlabelled, a mean over sentences.
+Four different scores are called F1 here. `bracket_scores` is the paper's: unlabelled, a mean over sentences.
 `evalb_scores` is what parsers usually report: labelled, counted over the whole corpus. `slot_scores` counts chunks over the
-whole corpus. Their numbers are not comparable with each other.
+whole corpus, `text_scores` tokens, a mean over sentences. Their numbers are not comparable with each other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from collections import Counter
 from functools import lru_cache
 from itertools import accumulate
 
-from data.splits import CommandLine, DataError, run_command
+from data.splits import CommandLine, DataError, read_pseudolabels, run_command
 from data.tasks import BIO
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
@@ -370,11 +370,14 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
 # ----------------------------------------------------------------------------------------------------
 # Command line
 
-METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_scores}
+METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_scores, "text": text_scores}
 
 
 def read_items(path: str) -> list[str]:
-    """The lines of a file. Raises DataError with one line that names the file, and the line where there is one."""
+    """The lines of a file, of JSON Lines every line's "output". Raises DataError with one line that names the file, and the line where
+    there is one."""
+    if path.endswith(".jsonl"):
+        return [row.output for row in read_pseudolabels(path)]
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -395,18 +398,19 @@ def read_items(path: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Raises DataError for what it cannot score, with one line that names the file and the line."""
     parser = CommandLine(
-        description="Score predictions against gold, one item a line in both files.",
+        description="Score predictions against gold, one item a line in both files (of a .jsonl file, its \"output\").",
         epilog="""metrics:
   bracket   unlabelled bracket F1, mean over sentences, without punctuation: the paper's score
   evalb     labelled bracket F1 over the corpus, as EVALB with COLLINS.prm
   slots     chunk F1 over the corpus, as conlleval; both files hold tags: O O B-city I-city
+  text      token F1, mean over sentences, whatever the order of the words
 
 example:
   python metrics.py gold.txt predicted.txt --metric bracket --json
 where a line of gold.txt is       (S (NP (DT The) (NN cat)) (VP (VBD sat)) (. .))
 and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) sat .): no labels, right for bracket only
                             or    (S (NP The cat) (VP sat) .)    or a Penn tree: labels, right for evalb as well""")
-    parser.add_argument("gold", metavar="GOLD", help="Penn trees with their tags, or BIO tags separated by spaces")
+    parser.add_argument("gold", metavar="GOLD", help="Penn trees with their tags, BIO tags separated by spaces, or text")
     parser.add_argument("pred", metavar="PRED", help="as many lines; an empty one is a prediction that failed")
     parser.add_argument("--metric", choices=sorted(METRICS), default="bracket", help="default: bracket")
     parser.add_argument("--per-sentence", action="store_true",

@@ -4,7 +4,7 @@
 
 Two kinds share one training loop: an encoder-decoder (`tiny`, a 3-4M-parameter T5 from random weights, or any pretrained
 one such as t5-base) and a causal LM, finetuned on `Sentence: … / Parse: …` without demonstrations. Both decode under the
-task's constraint, so every label is a well-formed answer about its input, from an untrained student too.
+task's constraint, so every tree and every slot sequence is a well-formed answer about its input, from an untrained student too.
 """
 import io
 import json
@@ -49,7 +49,8 @@ class Recipe:
     gold_lr: float = 1.0
 
     def changed(self, epochs=None, lr=None, batch_size=None):
-        """With those of these that are given; a number of epochs is then meant exactly."""
+        """This recipe with those of the three that are not None in place of its own. A given number of epochs is meant exactly: there is
+        then no `min_steps`."""
         given = {name: value for name, value in (("epochs", epochs), ("lr", lr), ("batch_size", batch_size)) if value is not None}
         return replace(self, **given, **({"min_steps": 0} if epochs is not None else {}))
 
@@ -404,6 +405,8 @@ class TunedTeacher(Teacher):
 def tuned_teacher(spec, task, data, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
     """The teacher that `tuned:MODEL` names; with `votes`, as many, of other seeds, that vote. DataError where it names no model."""
     model = spec.removeprefix("tuned:")
+    if not model:
+        raise DataError(f"--teacher {spec}: expected a model behind it, such as tuned:gguf:FILE")
     members = [partial(TunedTeacher, model, task, data, seed + 1000 * k, device, quiet) for k in range(votes)]
     return VotingTeacher(task, members, quiet) if votes > 1 else members[0]()
 

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
 from data.models import identified, load_causal_lm
 from data.noise import noisy
-from data.splits import (SPLITS, CommandLine, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, run_command,
-                         write_jsonl)
+from data.splits import (GOES_ON, SPLITS, CommandLine, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels,
+                         run_command, write_jsonl)
 from data.tasks import make_task
 from data.trees import split_words
 
@@ -78,11 +78,15 @@ def read_answer(task, label):
 
 def read_answers(task, answers):
     """Pseudolabels {input: Label}: the answers, mended; one that cannot be read becomes the task's fallback."""
-    found = {answer.input: read_answer(task, answer) for answer in answers}
-    unreadable = [x for x, label in found.items() if label is None]
+    found, unreadable = {}, {}
+    for answer in answers:
+        found[answer.input] = read_answer(task, answer)
+        if found[answer.input] is None:
+            found[answer.input], unreadable[answer.input] = Label(answer.input, task.fallback(answer.input)), answer.output
     if unreadable:
-        print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read; they become the fallback", file=sys.stderr)
-    found.update((x, Label(x, task.fallback(x))) for x in unreadable)
+        input, output = next(iter(unreadable.items()))
+        print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
+              "they become the fallback", file=sys.stderr)
     return found
 
 
@@ -159,7 +163,7 @@ class ReplayTeacher(Teacher):
         known = read_labels(self.file, inputs)
         for i, input in enumerate(inputs):
             if known[input] is None:
-                raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; make one with: python teacher.py --help")
+                raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; python teacher.py labels inputs into such a file")
             yield i, known[input]
 
 
@@ -178,7 +182,7 @@ class NoisyTeacher(Teacher):
     def label(self, inputs):
         for i, input in enumerate(inputs):
             if input not in self.gold:
-                raise DataError(f"noisy:{self.rate:g} needs gold for every input, found none for {input[:60]!r}")
+                raise DataError(f"--teacher noisy:{self.rate:g}: expected gold of every input, in unlabeled.jsonl too, found none of {input[:60]!r}")
             yield i, Label(input, noisy(self.task, input, self.gold[input], self.rate, random.Random(f"{self.seed} {input}")))
 
 
@@ -415,4 +419,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)

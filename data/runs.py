@@ -10,13 +10,20 @@
 import argparse
 import hashlib
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:                     # Windows
+    fcntl = None
 
 import torch
 import transformers
@@ -85,6 +92,10 @@ class Settings:
             raise DataError(f"--lr: expected more than 0, found {self.lr}")
         if not 0 <= self.seed < 2 ** 32:
             raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
+
+    def ignored(self):
+        """The names of those that are set, though this method takes no notice of them."""
+        return [name for name in NOT_COMPARED_OF_METHOD.get(self.method, ()) if getattr(self, name, None) != getattr(Settings, name, None)]
 
 
 COMPARED = 200                          # sentences on which a stage's two students are compared
@@ -315,6 +326,30 @@ def git_commit():
     return found.stdout.strip() or None
 
 
+@contextmanager
+def alone_in(folder):
+    """Keep other processes out of a run's folder for as long as this one works in it; DataError where one does. (On Windows, and
+    where the file system cannot lock a folder, nobody is kept out.)"""
+    if not fcntl or folder.is_file():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise DataError(f"{folder}: another process is at work on this run; wait for it, or give another --out") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)            # for processes, too, that this one has forked
+        os.close(lock)
+
+
 def log_event(folder, event):
     """Append a JSON object to log.jsonl."""
     with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
@@ -324,7 +359,23 @@ def log_event(folder, event):
 def logged(folder):
     """The events in log.jsonl, but for a line that a crash has cut off."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("}")]
+    except ValueError:
+        raise DataError(f"{folder}/log.jsonl: expected one JSON object a line; delete the folder to make the run anew") from None
+
+
+def finished(folder):
+    """results.json as a dict, of a run that has been finished before; else None. DataError where it is damaged."""
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found["teacher"]["f1"], found["teacher"]["valid"]
+        return found
+    except (ValueError, LookupError, TypeError):
+        raise DataError(f"{file}: expected the results of a run; delete it to have them made again") from None
 
 
 def logged_seconds(folder, who=None):
@@ -361,7 +412,8 @@ def summary(all_results, seeds):
     found = {"teacher": [r["teacher"]["f1"] for r in all_results]}
     for stages in zip(*(r["stages"] for r in all_results)):
         found[f"labels that stage {stages[0]['stage']} learns"] = [stage["pseudolabel_f1"] for stage in stages]
-    found["final student"] = [r["test"]["f1"] for r in all_results]
+    if all_results[0]["method"] != "teacher":
+        found["final student"] = [r["test"]["f1"] for r in all_results]
     print(f"\nF1, mean ± standard deviation over seeds {seeds}")
     for name, f1s in found.items():
         if None not in f1s:

@@ -36,9 +36,12 @@ class DataError(ValueError):
     """One clear line: file, line number, what was expected."""
 
 
-def run_command(main: Callable[[], None]) -> None:
+GOES_ON = "; what is finished is kept, and the same command goes on from there"         # of an interrupted command
+
+
+def run_command(main: Callable[[], None], kept: str = "") -> None:
     """Run a module's `main` as a command: an error in the data or of the system (a full disk, say) is one line and exit
-    code 2, an interruption one line and 130. What it prints is UTF-8, as files are."""
+    code 2, an interruption one line, with what is then `kept`, and 130. What it prints is UTF-8, as files are."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
@@ -51,7 +54,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"interrupted{kept}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -633,6 +633,46 @@ def test_student_without_weights_is_refused_before_the_teacher_labels(option, he
     assert not (here / "run").exists()
 
 
+def test_second_process_is_kept_out_of_a_run(here, monkeypatch):
+    with runs.alone_in(here / "run"):
+        with pytest.raises(DataError, match="run: another process is at work on this run"):
+            spy_on(here, monkeypatch, "--stages", 1)
+        assert not list((here / "run").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        spy_on(here, monkeypatch, "--stages", 1, breaks_at=0)
+    assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1           # one that was interrupted keeps nobody out
+
+
+@pytest.mark.parametrize("file, content", [
+    ("results.json", "{"), ("results.json", "[1]"), ("results.json", '{"teacher": 1}'), ("log.jsonl", "{bad}\n")])
+def test_damaged_file_of_a_run_is_one_line(file, content, here, monkeypatch):
+    make_folder(here / "data")
+    spy_on(here, monkeypatch, "--stages", 1)
+    (here / "run" / file).write_text(content)
+    with pytest.raises(DataError, match=f"run/{file}: expected") as error:
+        spy_on(here, monkeypatch, "--stages", 1)
+    assert "\n" not in str(error.value) and (here / "run" / file).read_text() == content
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--method", "sft", "--stages", 5, "--votes", 3], "--method sft takes no notice of --stages, --votes\n"),
+    (["--method", "teacher", "--teacher", "noisy:0.1", "--epochs", 3], "--method teacher takes no notice of --epochs\n"),
+    (["--stages", 1, "--teacher", "noisy:0.1", "--epochs", 1], "")])
+def test_options_that_a_method_takes_no_notice_of_are_named(options, said, here, monkeypatch, capsys):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--out", "run", "--quiet", *options)
+    assert capsys.readouterr().err == said
+
+
+def test_an_answer_that_cannot_be_read_is_shown(here, monkeypatch, capsys):
+    folder = make_folder(here / "data", "tree")
+    Spy(monkeypatch)
+    write_jsonl(here / "labels.jsonl", [Label(x, "nonsense") for x in inputs_of(folder)])
+    run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "replay:labels.jsonl", "--stages", 1)
+    assert "answers cannot be read, such as 'nonsense' about" in capsys.readouterr().err
+
+
 def test_folder_that_is_no_run_is_left_alone(here, monkeypatch):
     make_folder(here / "data")
     (here / "run/final").mkdir(parents=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data.splits import run_command
+from data.splits import DataError, run_command
 from data.trees import bare_spans, clean, read_penn, write_bare
 from errors import learnt_errors, repeated_errors
 from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
@@ -379,6 +379,16 @@ def test_cli_runs_as_a_script(files):
     table = subprocess.run([*run, *paths, "--metric", "slots", "--per-sentence"], capture_output=True, text=True)
     assert table.returncode == 0 and re.search(r"^f1 +100\.00$", table.stdout, re.MULTILINE)
     assert "example:" in subprocess.run([*run, "--help"], capture_output=True, text=True).stdout
+
+
+def test_cli_takes_the_outputs_of_json_lines(files, capsys, tmp_path):
+    for name, outputs in (("gold.jsonl", ["3 + 4", "5"]), ("pred.jsonl", ["4 + 3", ""])):
+        (tmp_path / name).write_text("".join(json.dumps({"input": "a b", "output": output}) + "\n" for output in outputs))
+    main(["gold.jsonl", "pred.jsonl", "--metric", "text", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"n": 2, "precision": 50, "recall": 50, "f1": 50, "complete": 0, "valid": 50}
+    (tmp_path / "bad.jsonl").write_text('{"input": "a"}\n')
+    with pytest.raises(DataError, match="bad.jsonl:1: expected"):
+        main(["bad.jsonl", "pred.jsonl", "--metric", "text"])
 
 
 def test_cli_a_line_ends_only_at_a_newline(files, capsys):

@@ -23,7 +23,7 @@ import torch  # noqa: E402
 
 import student as students  # noqa: E402
 from data.runs import Settings  # noqa: E402
-from data.splits import CommandLine, DataError, Example, load_data, run_command  # noqa: E402
+from data.splits import GOES_ON, CommandLine, DataError, Example, load_data, run_command  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
@@ -203,4 +203,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, GOES_ON)
