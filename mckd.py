@@ -189,8 +189,8 @@ class CachedTeacher:
 # ----------------------------------------------------------------------------------------------------
 # A run, from its settings to its results.
 
-def open_run(settings):
-    """Load the data and say which it is; (the run, its teacher, what its config.json is to hold). What cannot be run is refused here."""
+def make_run(settings):
+    """Load the data and say which it is. Returns the run, its teacher, and what its config.json is to hold; nothing is written yet."""
     data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
     print(data.headline(), flush=True)
     task = make_task(data.config)
@@ -202,8 +202,7 @@ def open_run(settings):
         device = probe.device
     except (RuntimeError, AssertionError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
-    if settings.method != "sft":
-        check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
+    check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
     kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if settings.method in ("mckd", "own"):
@@ -245,7 +244,7 @@ def open_run(settings):
 def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
     settings.check()
-    run, teacher, config = open_run(settings)
+    run, teacher, config = make_run(settings)
     with alone_in(run.folder):
         open_folder(run.folder, config, run.device)
         if ignored := settings.ignored():

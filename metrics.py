@@ -31,10 +31,10 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 
-from data.splits import CommandLine, DataError, read_pseudolabels, run_command
+from data.splits import CommandLine, DataError, read_jsonl, read_pseudolabels, run_command
 from data.tasks import BIO
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
@@ -373,11 +373,12 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
 METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_scores, "text": text_scores}
 
 
-def read_items(path: str) -> list[str]:
-    """The lines of a file, of JSON Lines every line's "output". Raises DataError with one line that names the file, and the line where
-    there is one."""
+def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[str]]:
+    """The lines of a file, and what they are about; of JSON Lines, which `read_rows` reads, every line's "output" and "input", of others
+    nothing. Raises DataError with one line that names the file, and the line where there is one."""
     if path.endswith(".jsonl"):
-        return [row.output for row in read_pseudolabels(path)]
+        rows = list(read_rows(path))
+        return [row.output for row in rows], [row.input for row in rows]
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -392,7 +393,7 @@ def read_items(path: str) -> list[str]:
         number = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{number}: expected text in UTF-8") from None
     # Only \n ends a line: splitlines() would also break sentences at U+2028, U+0085 and others.
-    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")], []
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -417,9 +418,12 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
                         help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
-    gold, pred = read_items(args.gold), read_items(args.pred)
+    (gold, asked), (pred, answered) = read_items(args.gold, partial(read_jsonl, gold=True)), read_items(args.pred)
     if len(gold) != len(pred):
         raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
+    for number, (one, other) in enumerate(zip(asked, answered), 1):
+        if one != other:
+            raise DataError(f"{args.pred}:{number}: expected {one[:60]!r}, as in {args.gold}, found {other[:60]!r}")
     try:
         if args.metric == "bracket":
             evalb_scores(gold, gold)    # refuses damaged Penn trees, which would be read as bare, their labels as words

@@ -197,8 +197,7 @@ class APITeacher(Teacher):
     def __init__(self, model, task, demonstrations, base_url=None, at_once=8, tries=5):
         self.model, self.task, self.at_once, self.tries, self.stopped = model, task, at_once, tries, threading.Event()
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
-        if set("@?#").intersection(self.url):               # it is written into the run's folder and into errors
-            raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")
+        check_address(self.url)
         if not self.url.startswith(("http://", "https://")):
             raise DataError(f"--base-url {self.url}: expected http://… or https://…")
         self.prompt = few_shot_prompt(task, demonstrations)
@@ -300,6 +299,12 @@ def voted(task, labels, other=None, weight=0):
     return Label(labels[0].input, output, score)
 
 
+def check_address(url):
+    """DataError where it holds what had better not be written into the run's folder and into errors."""
+    if set("@?#").intersection(url):
+        raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")
+
+
 def check_options(spec, base_url, free, votes):
     """DataError where an option is given to a teacher that would take no notice of it."""
     kind = spec.partition(":")[0]
@@ -307,6 +312,7 @@ def check_options(spec, base_url, free, votes):
         raise DataError(f"--votes: expected at least 1, found {votes}")
     if base_url and kind != "openai":                       # not shown: it may hold a key
         raise DataError(f"--base-url: expected --teacher openai:MODEL beside it, found --teacher {spec}")
+    check_address(base_url or "")
     if free and kind not in ("hf", "gguf"):
         raise DataError(f"--free: expected a local LLM, hf: or gguf:, found --teacher {spec}")
     if votes > 1 and kind not in ("hf", "gguf", "openai", "tuned"):

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
-from data.splits import SPLITS, CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.splits import GOES_ON, SPLITS, CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
 PARTS = ("train", "valid", "test")
@@ -404,4 +404,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda: sys.exit(main()))
+    run_command(lambda: sys.exit(main()), GOES_ON)

@@ -28,7 +28,7 @@ except ImportError:                     # Windows
 import torch
 import transformers
 
-from data.splits import Data, DataError, fixed_sample, read_labels, read_pseudolabels, write_atomically, write_jsonl
+from data.splits import Data, DataError, fixed_sample, parse_object, read_labels, read_pseudolabels, write_atomically, write_jsonl
 
 
 def number_of_stages(text):
@@ -270,6 +270,7 @@ def open_folder(folder, settings, device):
     log.touch()                                         # a run whose labels are all known logs nothing
     if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
+    logged(folder)                                      # what is damaged is said now, not after hours
 
 
 def settings_that_count(settings):
@@ -328,21 +329,20 @@ def git_commit():
 
 @contextmanager
 def alone_in(folder):
-    """Keep other processes out of a run's folder for as long as this one works in it; DataError where one does. (On Windows, and
-    where the file system cannot lock a folder, nobody is kept out.)"""
+    """Make a run's folder, and keep other processes out of it for as long as this one works there; DataError where another one does. (On
+    Windows, and where the file system cannot lock a folder, nobody is kept out.)"""
     if not fcntl or folder.is_file():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise DataError(f"{folder}: another process is at work on this run; wait for it, or give another --out") from None
-    except OSError:
-        pass
-    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another process is at work on this run; wait for it, or give another --out") from None
+        except OSError:
+            pass
         yield
     finally:
         with suppress(OSError):
@@ -357,12 +357,9 @@ def log_event(folder, event):
 
 
 def logged(folder):
-    """The events in log.jsonl, but for a line that a crash has cut off."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines if line.endswith("}")]
-    except ValueError:
-        raise DataError(f"{folder}/log.jsonl: expected one JSON object a line; delete the folder to make the run anew") from None
+    """The events in log.jsonl, but for a last line that a crash has cut off. DataError where another line is damaged."""
+    lines = (folder / "log.jsonl").read_bytes().split(b"\n")[:-1]
+    return [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
 
 
 def finished(folder):
@@ -370,11 +367,11 @@ def finished(folder):
     file = folder / "results.json"
     if not file.exists():
         return None
+    found = parse_object(file.read_bytes(), file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         found["teacher"]["f1"], found["teacher"]["valid"]
         return found
-    except (ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         raise DataError(f"{file}: expected the results of a run; delete it to have them made again") from None
 
 
@@ -383,10 +380,10 @@ def logged_seconds(folder, who=None):
     counted, and what was done twice, because a crash came before its file was written, once."""
     seconds = {}
     for event in logged(folder):
-        if event["event"] == "teacher":
-            seconds["teacher"] = seconds.get("teacher", 0) + event["seconds"]
-        elif event["event"] == "student":
-            seconds[event["student"]] = event["seconds"]
+        if event.get("event") == "teacher":
+            seconds["teacher"] = seconds.get("teacher", 0) + event.get("seconds", 0)
+        elif event.get("event") == "student":
+            seconds[event.get("student")] = event.get("seconds", 0)
     return round(sum(seconds.values()), 1) if who is None else round(seconds[who], 1) if who in seconds else None
 
 

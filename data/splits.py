@@ -173,7 +173,7 @@ def _read_task(folder: Path) -> dict:
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and the docstring of data/splits.py says what to put into your own")
     with _open(path) as file:
-        config = _parse(file.read(), str(path))
+        config = parse_object(file.read(), str(path))
     if config.get("task") not in list(KINDS):
         raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
     for key in ("name", "instruction"):
@@ -283,7 +283,7 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
                 continue
             number, line = blank or (number, line)
             where = f"{path}:{number}"
-            row = _parse(line, where)
+            row = parse_object(line, where)
             if "input" not in row and isinstance(row.get("translation"), dict):
                 row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
             if "id" in row:
@@ -295,7 +295,8 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
         raise DataError(f"{path}: expected one JSON object a line, found an empty file")
 
 
-def _parse(line: bytes, where: str) -> dict:
+def parse_object(line: bytes, where: str) -> dict:
+    """A JSON object; DataError, naming `where` it stands, for anything else."""
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

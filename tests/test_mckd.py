@@ -1,11 +1,14 @@
 """mckd.py: the algorithm as Figure 1 draws it, and runs that continue, repeat and refuse as they should."""
 
 import json
+import multiprocessing
+import os
 import random
 import runpy
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -615,7 +618,8 @@ def test_run_that_never_began_does_not_stand_in_the_way_of_the_next(wrong, here,
 
 @pytest.mark.parametrize("wrong", [
     ["--student", "no/such-model"], ["--free"], ["--votes", 2], ["--base-url", "http://user:secret@host"], ["--teacher", "tuned:tiny", "--free"],
-    ["--teacher", "tuned:no/such-model"], ["--teacher", "tuned:"]])
+    ["--teacher", "tuned:no/such-model"], ["--teacher", "tuned:"],
+    ["--method", "sft", "--teacher", "openai:model", "--base-url", "http://user:secret@host"]])
 def test_wrong_student_or_option_is_refused_before_anything_is_made(wrong, here, monkeypatch):
     make_folder(here / "data")
     with pytest.raises(DataError) as error:
@@ -633,6 +637,7 @@ def test_student_without_weights_is_refused_before_the_teacher_labels(option, he
     assert not (here / "run").exists()
 
 
+@pytest.mark.skipif(not runs.fcntl, reason="Windows does not lock folders")
 def test_second_process_is_kept_out_of_a_run(here, monkeypatch):
     with runs.alone_in(here / "run"):
         with pytest.raises(DataError, match="run: another process is at work on this run"):
@@ -643,19 +648,44 @@ def test_second_process_is_kept_out_of_a_run(here, monkeypatch):
     assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1           # one that was interrupted keeps nobody out
 
 
+@pytest.mark.skipif(not runs.fcntl, reason="Windows does not lock folders")
+def test_a_forked_process_that_lives_on_keeps_nobody_out(here):
+    with runs.alone_in(here / "run"):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        child.start()
+    try:
+        with runs.alone_in(here / "run"):
+            assert child.is_alive()
+    finally:
+        child.kill()
+
+
+@pytest.mark.parametrize("nothing_locks", [None, SimpleNamespace(LOCK_EX=2, LOCK_NB=4, LOCK_UN=8, flock=lambda *_: os.close(-1))])
+def test_where_folders_cannot_be_locked_a_run_is_made_all_the_same(nothing_locks, here, monkeypatch):
+    monkeypatch.setattr(runs, "fcntl", nothing_locks)
+    assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1
+
+
+def test_the_only_teachers_summary_names_no_student(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    run(monkeypatch, "--data", "data", "--method", "teacher", "--teacher", "noisy:0.1", "--seeds", 2)
+    shown = capsys.readouterr().out
+    assert "teacher:" in shown and "final student" not in shown
+
+
 @pytest.mark.parametrize("file, content", [
-    ("results.json", "{"), ("results.json", "[1]"), ("results.json", '{"teacher": 1}'), ("log.jsonl", "{bad}\n")])
+    ("results.json", "{"), ("results.json", "[1]"), ("results.json", '{"teacher": 1}'), ("log.jsonl", "{bad}\n"), ("log.jsonl", "\n[1]\n")])
 def test_damaged_file_of_a_run_is_one_line(file, content, here, monkeypatch):
     make_folder(here / "data")
     spy_on(here, monkeypatch, "--stages", 1)
     (here / "run" / file).write_text(content)
-    with pytest.raises(DataError, match=f"run/{file}: expected") as error:
+    with pytest.raises(DataError, match=f"run/{file}(:1)?: expected") as error:
         spy_on(here, monkeypatch, "--stages", 1)
     assert "\n" not in str(error.value) and (here / "run" / file).read_text() == content
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--method", "sft", "--stages", 5, "--votes", 3], "--method sft takes no notice of --stages, --votes\n"),
+    (["--method", "sft", "--stages", 5, "--gold-copies", 2], "--method sft takes no notice of --stages, --gold-copies\n"),
     (["--method", "teacher", "--teacher", "noisy:0.1", "--epochs", 3], "--method teacher takes no notice of --epochs\n"),
     (["--stages", 1, "--teacher", "noisy:0.1", "--epochs", 1], "")])
 def test_options_that_a_method_takes_no_notice_of_are_named(options, said, here, monkeypatch, capsys):

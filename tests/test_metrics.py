@@ -386,9 +386,14 @@ def test_cli_takes_the_outputs_of_json_lines(files, capsys, tmp_path):
         (tmp_path / name).write_text("".join(json.dumps({"input": "a b", "output": output}) + "\n" for output in outputs))
     main(["gold.jsonl", "pred.jsonl", "--metric", "text", "--json"])
     assert json.loads(capsys.readouterr().out) == {"n": 2, "precision": 50, "recall": 50, "f1": 50, "complete": 0, "valid": 50}
-    (tmp_path / "bad.jsonl").write_text('{"input": "a"}\n')
-    with pytest.raises(DataError, match="bad.jsonl:1: expected"):
-        main(["bad.jsonl", "pred.jsonl", "--metric", "text"])
+    (tmp_path / "bad.jsonl").write_text('{"input": "a b"}\n')
+    (tmp_path / "other.jsonl").write_text('{"input": "a b", "output": "1"}\n{"input": "c", "output": "2"}\n')
+    for pair, said in ((["bad.jsonl", "pred.jsonl"], "bad.jsonl:1: expected"), (["gold.jsonl", "other.jsonl"], "other.jsonl:2: expected 'a b'")):
+        with pytest.raises(DataError, match=said):
+            main([*pair, "--metric", "text"])
+    (tmp_path / "authors.jsonl").write_text('{"translation": {"unparsed": "a b", "parsed": "3", "unlabeled": "5"}}\n' * 2)
+    main(["authors.jsonl", "authors.jsonl", "--metric", "text", "--json"])      # gold is the one column, the prediction the other
+    assert json.loads(capsys.readouterr().out)["f1"] == 0
 
 
 def test_cli_a_line_ends_only_at_a_newline(files, capsys):
@@ -420,7 +425,7 @@ def test_cli_interrupted_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("argparse.ArgumentParser.parse_args", interrupt)
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / "metrics.py"), run_name="__main__")
-    assert exit.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+    assert exit.value.code == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 def test_cli_missing_file(files):

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from data import splits
-from data.splits import (CommandLine, DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
+from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
                          save_folder, write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
@@ -325,6 +325,15 @@ def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
         run_command(main)
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1
+
+
+def test_an_interrupted_command_says_what_is_kept(capsys):
+    def main():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as end:
+        run_command(main, GOES_ON)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted; what is finished is kept, and the same command goes on from there\n"
 
 
 @pytest.mark.parametrize("arguments, message", [
