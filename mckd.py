@@ -248,7 +248,7 @@ def execute(settings):
     with alone_in(run.folder):
         open_folder(run.folder, config, run.device)
         if ignored := settings.ignored():
-            print(f"--method {settings.method} takes no notice of {', '.join('--' + name.replace('_', '-') for name in ignored)}", file=sys.stderr)
+            print(f"--method {settings.method} takes no notice of {', '.join(ignored)}", file=sys.stderr)
         return complete(run, teacher)
 
 

@@ -374,8 +374,8 @@ METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_score
 
 
 def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[str]]:
-    """The lines of a file, and what they are about; of JSON Lines, which `read_rows` reads, every line's "output" and "input", of others
-    nothing. Raises DataError with one line that names the file, and the line where there is one."""
+    """The items of a file, one a line, and the inputs that they are about: of JSON Lines, read by `read_rows`, every row's "output" and
+    "input"; of other text the lines, and no inputs. Raises DataError with one line that names the file, and the line where there is one."""
     if path.endswith(".jsonl"):
         rows = list(read_rows(path))
         return [row.output for row in rows], [row.input for row in rows]

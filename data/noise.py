@@ -6,7 +6,8 @@ def noisy(task, input, gold, rate, chance):
     """`gold` with errors at `rate`, from 0 to 1, drawn from `chance`, a random.Random.
 
     tree: every bracket but the whole sentence's is, at this rate, taken away or moved by a word at one end (where that crosses no
-    other). slots: every slot is taken away, given a name at random (its own too) or cut by its last word. text: every word is taken away or doubled.
+    other). slots: every slot is taken away, given a name at random (its own, too) or cut by its last word. text: every word is taken
+    away or doubled.
     """
     return {"tree": _noisy_tree, "slots": _noisy_slots, "text": _noisy_text}[task.kind](task, input, gold, rate, chance)
 

@@ -94,8 +94,9 @@ class Settings:
             raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
 
     def ignored(self):
-        """The names of those that are set, though this method takes no notice of them."""
-        return [name for name in NOT_COMPARED_OF_METHOD.get(self.method, ()) if getattr(self, name, None) != getattr(Settings, name, None)]
+        """The options that are given, though this method takes no notice of them."""
+        return [f"--{name.replace('_', '-')}" for name in NOT_COMPARED_OF_METHOD.get(self.method, ())
+                if getattr(self, name, None) != getattr(Settings, name, None)]
 
 
 COMPARED = 200                          # sentences on which a stage's two students are compared
