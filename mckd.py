@@ -28,8 +28,8 @@ import metrics
 from data.models import identified, load_config
 from data.parallel import side_by_side
 from data.runs import Run, Settings, adopt_student, alone_in, finished, log_event, logged_seconds, open_folder, run_folder, summary, table
-from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder, write_atomically,
-                         write_jsonl)
+from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder,
+                         write_atomically, write_jsonl)
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
 from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
@@ -114,7 +114,8 @@ class Student:
         """The labels that it gave these inputs, as they were kept."""
         found = read_labels(self.file, inputs)
         if missing := sum(label is None for label in found.values()):
-            raise DataError(f"{self.file}: expected labels of {len(found)} inputs, {missing} are missing; delete it to train this student again")
+            raise DataError(f"{self.file}: expected labels of {len(found)} inputs, {missing} are missing; "
+                            "delete it to train this student again")
         return found
 
     def learn_and_label(self, inputs, compared):
@@ -131,9 +132,9 @@ class Student:
         if self.gold:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         weight = run.settings.teacher_weight
-        teachers = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}   # ŷ_0 of what it relabels
+        y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
         found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      run.settings.samples, teachers, weight)
+                      run.settings.samples, y_0, weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -158,7 +159,7 @@ class CachedTeacher:
         self.run, self.teacher = run, teacher
 
     def label(self, inputs):
-        if (self.run.folder / "pseudolabels" / "stage0.jsonl").exists():            # what students may have learnt, whatever the cache holds
+        if (self.run.folder / "pseudolabels" / "stage0.jsonl").exists():    # what students may have learnt, whatever the cache holds
             return self.run.pseudolabels(0)
         # The test split's labels are asked for together with these: a teacher may have to be trained, or its prompt to be read, first.
         tested = self.run.test_inputs if self.teacher.can_label(self.run.test_inputs) else []
@@ -222,15 +223,7 @@ def make_run(settings):
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
     folder = run_folder(settings, data.folder)
-    if settings.samples is None:
-        settings = replace(settings, samples=SAMPLES.get((kind, task.kind), 1))
-    if settings.teacher_weight is None:
-        votes = (kind, task.kind) in SAMPLES and settings.method in ("mckd", "own") and settings.stages not in (1, "auto")
-        settings = replace(settings, teacher_weight=settings.samples // 2 if votes else 0)
-    elif settings.teacher_weight >= settings.samples and settings.method in ("mckd", "own"):
-        raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {settings.samples}), found {settings.teacher_weight}")
-    if settings.gold_copies is None:
-        settings = replace(settings, gold_copies=GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0)
+    settings = with_defaults(settings, kind, task)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student),
@@ -239,6 +232,22 @@ def make_run(settings):
     if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
         raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
     return run, teacher, config
+
+
+def with_defaults(settings, kind, task):
+    """These settings, and in place of None what this kind of student has by default for this task."""
+    samples, copies, weight = settings.samples, settings.gold_copies, settings.teacher_weight
+    if samples is None:
+        samples = SAMPLES.get((kind, task.kind), 1)
+    if copies is None:
+        copies = GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0
+    relabels = settings.method in ("mckd", "own")
+    if weight is None:
+        votes = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
+        weight = samples // 2 if votes else 0
+    elif relabels and weight >= samples:
+        raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {samples}), found {weight}")
+    return replace(settings, samples=samples, gold_copies=copies, teacher_weight=weight)
 
 
 def execute(settings):
@@ -256,7 +265,8 @@ def complete(run, made):
     """What a run's folder lacks; returns the results. `made`: the teacher as it was made."""
     settings, teacher, before = run.settings, None, finished(run.folder)
     if before:
-        print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again (delete it to make all of it anew)", flush=True)
+        print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again "
+              "(delete it to make all of it anew)", flush=True)
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
         Student(run, 1, "final", list(gold), gold).label([])
@@ -264,19 +274,7 @@ def complete(run, made):
         print(f"Teacher: {made.name}", flush=True)
         teacher = CachedTeacher(run, made)
         if settings.method != "teacher":
-            D_unlabeled = run.unlabeled_inputs
-            if repeated := len(run.data.unlabeled) - len(D_unlabeled):
-                print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
-            seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)    # gold of what a student is to label
-            D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
-            if seen and settings.gold_epochs:
-                print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
-            if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
-                print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
-            if D_labeled:
-                copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
-                print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, {copies}{settings.gold_epochs} epochs "
-                      "on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
+            D_labeled, D_unlabeled = splits_to_learn(run)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     scores = before["teacher"] if before else teacher.test_scores() if teacher else {"f1": None, "valid": None}
@@ -297,10 +295,29 @@ def complete(run, made):
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
     if run.task.kind == "text" and stages and run.data.test:
-        report += f"\n\nExact match of the final student: {stages[-1]['students'][-1]['complete']:.1f}% (F1 does not look at the order of words)"
+        exact = stages[-1]["students"][-1]["complete"]
+        report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
+
+
+def splits_to_learn(run):
+    """D_labeled and D_unlabeled for `mckd`. Says what is left out of them, and what is odd about them."""
+    settings, D_unlabeled = run.settings, run.unlabeled_inputs
+    if repeated := len(run.data.unlabeled) - len(D_unlabeled):
+        print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
+    seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)            # gold of what a student is to label
+    D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
+    if seen and settings.gold_epochs:
+        print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
+    if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
+        print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
+    if D_labeled:
+        copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
+        print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "
+              f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
+    return D_labeled, D_unlabeled
 
 
 def main():

@@ -283,12 +283,14 @@ class Seq2SeqStudent:
         yield from ((i, Label(inputs[i], self.task.fallback(inputs[i]))) for i in too_long)
         order = order[len(too_long):]
         if too_long:
-            print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+            print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label",
+                  file=sys.stderr)
         if self.t5:
             self.t5.prepare(fast_dtype(self.device))
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
         for batch in labelling_batches(order, lengths, batch_size):
-            cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, chances and chances[i]) for i in batch]
+            cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, chances and chances[i])
+                       for i in batch]
             ids = padded([self.encode_input(inputs[i]) for i in batch], self.pad, self.device)
             self.write(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad))
             yield from ((i, Label(inputs[i], *cursor.result())) for i, cursor in zip(batch, cursors))
@@ -378,7 +380,8 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
                 found[i] = one
                 progress.update()
             if samples > 1:
-                found = [voted(student.task, found[i:i + samples], (beside or {}).get(asked[i][0]), weight) for i in range(0, len(found), samples)]
+                found = [voted(student.task, found[i:i + samples], (beside or {}).get(asked[i][0]), weight)
+                         for i in range(0, len(found), samples)]
             labels += found
     return labels
 
@@ -451,7 +454,8 @@ def main():
         epilog="example: echo 'The mice were treated with tamoxifen .' | python student.py --model runs/NAME/final --pretty")
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
-    parser.add_argument("--samples", type=int, help="outputs drawn for a sentence, and voted; 1: decode greedily (tiny, of trees: 4, else 1)")
+    parser.add_argument("--samples", type=int,
+                        help="outputs drawn for a sentence, and voted; 1: decode greedily (tiny, of trees: 4, else 1)")
     args = parser.parse_args()
     if args.samples is not None and args.samples < 1:
         raise DataError(f"--samples: expected at least 1, found {args.samples}")

@@ -119,7 +119,8 @@ class LLMTeacher(Teacher):
 def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chances`: every input's, as in Cursor.
+    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chances`: every input's, as in
+    Cursor.
     """
     tokenizer = encode.tokenizer
     end = line_ends(tokenizer)
@@ -130,13 +131,14 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
     order = sorted(range(len(inputs)), key=lambda i: (-lengths[i], i))
     room = context_length(decoder.model) - decoder.prompt_length        # an output is about twice as long as its input
     fits = [i for i in order if 4 * lengths[i] < room]
-    for i in order[:len(order) - len(fits)]:
-        yield i, Label(inputs[i], task.fallback(inputs[i]))
-    if len(fits) < len(order):
-        print(f"{len({inputs[i] for i in order[:len(order) - len(fits)]})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+    too_long = order[:len(order) - len(fits)]
+    yield from ((i, Label(inputs[i], task.fallback(inputs[i]))) for i in too_long)
+    if too_long:
+        print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
-        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i]) for i in part]
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
+                   for i in part]
         with converted_once(decoder.model):
             for n in decoder.run(cursors, [prompt(i) for i in part], end):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
@@ -182,7 +184,8 @@ class NoisyTeacher(Teacher):
     def label(self, inputs):
         for i, input in enumerate(inputs):
             if input not in self.gold:
-                raise DataError(f"--teacher noisy:{self.rate:g}: expected gold of every input, in unlabeled.jsonl too, found none of {input[:60]!r}")
+                raise DataError(f"--teacher noisy:{self.rate:g}: expected gold of every input, in unlabeled.jsonl too, "
+                                f"found none of {input[:60]!r}")
             yield i, Label(input, noisy(self.task, input, self.gold[input], self.rate, random.Random(f"{self.seed} {input}")))
 
 
@@ -403,7 +406,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of noisy:RATE")
     parser.add_argument("--base-url", help="of an OpenAI-compatible server")
     parser.add_argument("--free", action="store_true", help="a local LLM decodes freely, not under the task's constraint")
-    parser.add_argument("--votes", type=int, default=1, help="labels of an input, each with other demonstrations or in another order, that are voted (1)")
+    parser.add_argument("--votes", type=int, default=1,
+                        help="labels of an input, each with other demonstrations or in another order, that are voted (1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
     data = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)

@@ -364,7 +364,8 @@ class PackedDecoder:
                 yield active.pop(row)
 
 
-def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None, s_aux=None, **_):
+def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None,
+                      s_aux=None, **_):
     if s_aux is not None:
         raise DataError(f"{module.config.model_type}: expected a causal LM without attention sinks")
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)

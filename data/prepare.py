@@ -331,7 +331,8 @@ def table(rows: dict[str, dict[str, int]]) -> str:
 def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, seed: int = 0, max_words: int | None = None,
             cache: Path = ROOT / "data" / "downloads") -> dict:
     """Write the splits of a corpus into `out` and return the account (also in out/prepare.json). Raises DataError."""
-    if any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS))) and not (out / "prepare.json").exists():
+    occupied = any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS)))
+    if occupied and not (out / "prepare.json").exists():
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
                         "choose another --out")
     for option, number in (("--labeled", labeled), ("--max-words", max_words)):

@@ -48,7 +48,9 @@ class Settings:
         "help": "mckd; own: no cross-partition labelling; sft: supervised finetuning on the labeled split; teacher: only that"})
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
-        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it learnt from, by how far the two students agree (six at most; a pair that has learnt next to nothing is not found out); the first labels that do not are left out"})
+        "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it "
+                "learnt from, by how far the two students agree (six at most; a pair that has learnt next to nothing is not found out); "
+                "the first labels that do not are left out"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
                 "noisy:RATE, or tuned:MODEL (that student, trained on the labeled split)"})
@@ -56,13 +58,16 @@ class Settings:
     free: bool = field(default=False, metadata={
         "help": "a local LLM as teacher decodes freely, as in the paper, not under the task's constraint; an unreadable answer scores 0"})
     votes: int = field(default=1, metadata={
-        "help": "labels of an input that the teacher gives, each with other demonstrations or in another order (tuned: from another seed), and that are voted"})
+        "help": "labels of an input that the teacher gives, each with other demonstrations or in another order (tuned: from another seed), "
+                "and that are voted"})
     student: str = field(default="tiny", metadata={
         "help": "tiny, gguf:FILE, or the name or folder of any pretrained encoder-decoder (t5-base) or causal LM"})
     samples: int = field(default=None, metadata={
-        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes greedily (tiny, of trees: 4, else 1)"})
+        "help": "outputs that a student draws by their probability for an input, and that are voted; 1 is the paper's way: it decodes "
+                "greedily (tiny, of trees: 4, else 1)"})
     teacher_weight: int = field(default=None, metadata={
-        "help": "in that vote, where a pair relabels, the teacher's own label of an input counts as so many outputs, and a bracket needs as many votes; 0 is the paper's way (tiny, of trees: half of --samples, else 0; none with --stages auto)"})
+        "help": "in that vote, where a pair relabels, the teacher's own label of an input counts as so many outputs, and a bracket needs "
+                "as many votes; 0 is the paper's way (tiny, of trees: half of --samples, else 0; none with --stages auto)"})
     labeled: int = field(default=None, metadata={"help": "gold examples to use (50, or all where there are fewer)"})
     gold_epochs: int = field(default=6, metadata={
         "help": "epochs on the labeled examples, after those on the pseudolabels; 0 is the paper's way: pseudolabels alone"})
@@ -72,7 +77,9 @@ class Settings:
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
     seed: int = field(default=0, metadata={"help": "of the partition, the initialisation, the order of training and what --samples draws"})
-    epochs: int = field(default=None, metadata={"help": "on the pseudolabels; where it is given there is no least number of steps (the student's kind decides: see RECIPES in student.py)"})
+    epochs: int = field(default=None, metadata={
+        "help": "on the pseudolabels; where it is given there is no least number of steps (the student's kind decides: see RECIPES in "
+                "student.py)"})
     batch_size: int = field(default=None, metadata={"help": "the student's kind decides"})
     lr: float = field(default=None, metadata={"help": "learning rate; the student's kind decides"})
     out: str = field(default=None, metadata={"help": "the run's folder (runs/ and a name made of the settings)"})
@@ -81,7 +88,8 @@ class Settings:
 
     def check(self):
         """DataError for a number that no run can have."""
-        for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0), ("gold_copies", 0)):
+        for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
+                            ("gold_copies", 0)):
             if isinstance(getattr(self, name), int) and getattr(self, name) < least:
                 raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(self, name)}")
         if self.gold_copies and not self.gold_epochs:
@@ -176,14 +184,18 @@ class Run:
         gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
         one, other = (read_labels(student.file, self.held_out) for student in self.pair(stage))
         inputs = [x for x in self.held_out if one[x] and other[x]]          # all, but in a folder of older code
-        return round(self.metrics.agreement(self.task.kind, [one[x].output for x in inputs], [other[x].output for x in inputs], inputs), 2) if inputs else None
+        if not inputs:
+            return None
+        one, other = ([labels[x].output for x in inputs] for labels in (one, other))
+        return round(self.metrics.agreement(self.task.kind, one, other, inputs), 2)
 
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
         With cross-partition labelling the student that relabels an input has not learnt its old label. (With `--teacher-weight` the
         teacher's label has votes on the new ones, so that they are like it; --stages auto leaves it none.)"""
         inputs = fixed_sample(self.unlabeled_inputs, 1000)
-        new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()] for i in (stage, stage - 1))
+        new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()]
+                    for i in (stage, stage - 1))
         return round(self.metrics.agreement(self.task.kind, new, old, inputs), 2)
 
     def gains(self, stage):
@@ -250,8 +262,8 @@ def open_folder(folder, settings, device):
                        if found.get(name) != value]
         begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
         if begun and about.get("code") != code:
-            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is, what it "
-                  "lacks is made by this code; delete it to make all of it anew", file=sys.stderr)
+            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is, "
+                  "what it lacks is made by this code; delete it to make all of it anew", file=sys.stderr)
         if differences and begun:
             what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
             raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
@@ -276,7 +288,8 @@ def open_folder(folder, settings, device):
 
 def settings_that_count(settings):
     """Those of a run's settings (a dict) that change what it computes."""
-    return {name: value for name, value in settings.items() if name not in NOT_COMPARED + NOT_COMPARED_OF_METHOD.get(settings["method"], ())}
+    left_out = NOT_COMPARED + NOT_COMPARED_OF_METHOD.get(settings["method"], ())
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def read_config(folder):

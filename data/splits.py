@@ -150,8 +150,9 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
     for split, wanted in (("labeled", labeled), ("unlabeled", unlabeled)):
         if wanted is not None and wanted > available[split]:
             limit = "" if max_words is None else f" of at most {max_words} words"
+            advice = "ask for fewer" + ", or add some (prepare.py --labeled N sets aside N)" * (split == "labeled")
             raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
-                            f"found {available[split]}: ask for fewer" + ", or add some (prepare.py --labeled N sets aside N)" * (split == "labeled"))
+                            f"found {available[split]}: {advice}")
         splits[split] = splits[split][:50 if wanted is None and split == "labeled" else wanted]
     if test:
         splits["test"] = fixed_sample(splits["test"], test)
