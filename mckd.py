@@ -134,7 +134,7 @@ class Student:
         weight = run.settings.teacher_weight
         y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
         found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      run.settings.samples, y_0, weight)
+                      samples=run.settings.samples, beside=y_0, weight=weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -312,7 +312,8 @@ def splits_to_learn(run):
     if seen and settings.gold_epochs:
         print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
     if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
-        print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them", file=sys.stderr)
+        print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
+              "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
     if D_labeled:
         copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
         print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "

@@ -35,7 +35,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 
 from data.splits import CommandLine, DataError, read_jsonl, read_pseudolabels, run_command
-from data.tasks import BIO
+from data.tasks import BIO, SlotTask
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
@@ -418,16 +418,20 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
                         help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
-    (gold, asked), (pred, answered) = read_items(args.gold, partial(read_jsonl, gold=True)), read_items(args.pred)
+    slots = SlotTask({})
+    read_gold = partial(read_jsonl, check=slots.check if args.metric == "slots" else None, gold=True)
+    (gold, asked), (pred, answered) = read_items(args.gold, read_gold), read_items(args.pred)
+    if args.metric == "slots" and asked:            # gold may stand between its words
+        gold = [" ".join(slots.read_tags(*row)) for row in zip(asked, gold)]
     if len(gold) != len(pred):
         raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
     for number, (one, other) in enumerate(zip(asked, answered), 1):
         if one != other:
             raise DataError(f"{args.pred}:{number}: expected {one[:60]!r}, as in {args.gold}, found {other[:60]!r}")
     try:
-        if args.metric == "bracket":
+        if args.metric == "bracket" and not asked:
             evalb_scores(gold, gold)    # refuses damaged Penn trees, which would be read as bare, their labels as words
-        result = METRICS[args.metric](gold, pred)
+        result = bracket_scores(gold, pred, asked or None) if args.metric == "bracket" else METRICS[args.metric](gold, pred)
     except GoldError as error:
         raise DataError(f"{args.gold}:{error.number}: {error.problem}") from None
     per_sentence = result.pop("per_sentence")

@@ -2,8 +2,9 @@
 
     python teacher.py --data data/craft --teacher gguf:model.gguf --split unlabeled --out labels.jsonl
 
-Four parts, top to bottom: the prompt; a local LLM that decodes under the task's constraint; the other teachers (an API, a replay of
-labels made before, noise added to gold); and the cache, to which labels are appended as they come.
+Top to bottom: the prompt; what every teacher has, and how answers are read; a local LLM that decodes under the task's constraint;
+the other teachers (a replay of labels made before, noise added to gold, an API); several teachers that vote; which teacher a
+command names; and the cache, to which labels are appended as they come.
 """
 import concurrent.futures
 import hashlib
@@ -52,13 +53,7 @@ def few_shot_prompt(task, demonstrations):
 
 
 # ----------------------------------------------------------------------------------------------------
-# A local causal LM.
-
-def line_ends(tokenizer):
-    """The tokens that end an answer: a line break, or the end of the text."""
-    found = {tokenizer.eos_token_id} | {tokenizer("x" + end, add_special_tokens=False).input_ids[-1] for end in ("\n", "\n\n")}
-    return sorted(token for token in found if token is not None)
-
+# What every teacher has, and how answers are read.
 
 class Teacher:
     """What every teacher has: `name` for people, `key` that tells its labels from others' in the cache, and `label(inputs)`,
@@ -88,6 +83,15 @@ def read_answers(task, answers):
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
               "they become the fallback", file=sys.stderr)
     return found
+
+
+# ----------------------------------------------------------------------------------------------------
+# A local causal LM.
+
+def line_ends(tokenizer):
+    """The tokens that end an answer: a line break, or the end of the text."""
+    found = {tokenizer.eos_token_id} | {tokenizer("x" + end, add_special_tokens=False).input_ids[-1] for end in ("\n", "\n\n")}
+    return sorted(token for token in found if token is not None)
 
 
 class LLMTeacher(Teacher):
@@ -267,6 +271,9 @@ class APITeacher(Teacher):
         raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
 
 
+# ----------------------------------------------------------------------------------------------------
+# Several that vote.
+
 class VotingTeacher(Teacher):
     """One label of several: each member labels all inputs, into a cache of its own, and the task votes. Prompted with other
     demonstrations a member makes other errors, and those that are not all members' are outvoted.
@@ -301,6 +308,9 @@ def voted(task, labels, other=None, weight=0):
     output = task.vote(labels[0].input, [found.output for found in labels] + beside, least=max(1, len(beside)))
     return Label(labels[0].input, output, score)
 
+
+# ----------------------------------------------------------------------------------------------------
+# Which teacher a command names.
 
 def check_address(url):
     """DataError where it holds what had better not be written into the run's folder and into errors."""

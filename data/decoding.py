@@ -145,8 +145,8 @@ class FreeCursor:
 
 def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
     """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a list of the token ids that it may
-    use, a free one. That ends at four times the length of its input (`length`, in tokens), or at what the longest labeled
-    output suggests, or where the model has no more `room` (in tokens). `chance`: as in Cursor."""
+    use, a free one. That ends after 32 tokens, 4 for each of its input's (`length` in all) and 4 for each word of the longest labeled
+    output, or where the model has no more `room` (in tokens). `chance`: as in Cursor."""
     if vocabulary is None:
         cursor = Cursor(task, input, encode)
     else:
@@ -209,6 +209,7 @@ class AnyDecoder:
             self.read = self.model.get_encoder()(input_ids=sources, attention_mask=self.mask)
 
     def feed(self, new):
+        """Feed one token id a row; returns a function from rows and candidates (len(rows), K) to their logits."""
         with autocast(self.device):
             logits = self.model(
                 decoder_input_ids=torch.tensor(new, device=self.device)[:, None], encoder_outputs=self.read, attention_mask=self.mask,
@@ -216,6 +217,7 @@ class AnyDecoder:
         return lambda rows, ids: logits[rows].gather(1, ids.to(logits.device))
 
     def keep(self, rows):
+        """Keep these rows (a tensor of indices), drop the others."""
         self.read.last_hidden_state, self.mask = self.read.last_hidden_state[rows], self.mask[rows]
         self.cache.batch_select_indices(rows)
 

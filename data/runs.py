@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def number_of_stages(text):
 
 @dataclass
 class Settings:
-    """Every setting of a run; the command line is made of these fields, their defaults and their help."""
+    """Every setting of a run; the command line is made of these fields, their defaults and their help. None leaves the choice to
+    `with_defaults` in mckd.py, to the student's recipe, or to what the data has."""
     data: str = field(default="data/craft", metadata={"help": "a data folder"})
     method: str = field(default="mckd", metadata={
         "choices": ["mckd", "own", "sft", "teacher"],
@@ -87,7 +88,7 @@ class Settings:
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
     def check(self):
-        """DataError for a number that no run can have."""
+        """DataError for a number, or a combination, that no run can have."""
         for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
                             ("gold_copies", 0)):
             if isinstance(getattr(self, name), int) and getattr(self, name) < least:
@@ -182,12 +183,10 @@ class Run:
         """F1 between a pair's labels of inputs that neither was trained on; None where there are none. Two that were trained on
         different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
         gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
-        one, other = (read_labels(student.file, self.held_out) for student in self.pair(stage))
-        inputs = [x for x in self.held_out if one[x] and other[x]]          # all, but in a folder of older code
-        if not inputs:
+        if not self.held_out:
             return None
-        one, other = ([labels[x].output for x in inputs] for labels in (one, other))
-        return round(self.metrics.agreement(self.task.kind, one, other, inputs), 2)
+        one, other = ([found.output for found in student.given(self.held_out).values()] for student in self.pair(stage))
+        return round(self.metrics.agreement(self.task.kind, one, other, self.held_out), 2)
 
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
@@ -215,8 +214,6 @@ class Run:
         else:
             than, what, least, kept = self.agreement(stage - 1), "agreement in the stage before", LEAST_RISE, f"stage {stage - 1}"
         agreed = self.agreement(stage)
-        if None in (agreed, than):
-            raise DataError(f"{self.folder}: other code compared its students on other sentences; delete it to make it anew")
         better = agreed >= than + least
         verdict = "its labels are used" if better else f"its labels are left out, the last student learns those of {kept}"
         print(f"Stage {stage}: agreement {agreed}, needed {than + least:.2f} ({what} {than}, and {least}): {verdict}", flush=True)
@@ -256,8 +253,7 @@ def open_folder(folder, settings, device):
     differences, code, begun, about = [], source_digest(), False, {}
     if (folder / "config.json").exists():
         about = read_config(folder)
-        # What is newer than that run had its first default.
-        found = {**asdict(Settings()), "samples": 1, "teacher_weight": 0, "gold_copies": 0, **about["settings"]}
+        found = about["settings"]
         differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
                        if found.get(name) != value]
         begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
@@ -398,7 +394,9 @@ def logged_seconds(folder, who=None):
             seconds["teacher"] = seconds.get("teacher", 0) + event.get("seconds", 0)
         elif event.get("event") == "student":
             seconds[event.get("student")] = event.get("seconds", 0)
-    return round(sum(seconds.values()), 1) if who is None else round(seconds[who], 1) if who in seconds else None
+    if who is None:
+        return round(sum(seconds.values()), 1)
+    return round(seconds[who], 1) if who in seconds else None
 
 
 def table(results):

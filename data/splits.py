@@ -88,7 +88,6 @@ class Data:
     folder: Path
     name: str
     sample: bool  # the bundled synthetic sample, not real text
-    kind: str  # "tree", "slots" or "text"
     config: dict  # task.json
     labeled: list[Example]
     unlabeled: list[Example]
@@ -162,8 +161,8 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         fingerprint.update(split.encode())
         for x in splits[split]:  # one by one: the JSON of a whole pool is not needed at once
             fingerprint.update(json.dumps(x).encode())
-    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), kind=config["task"],
-                config=config, **splits, available=available, left_out=left_out, max_words=max_words,
+    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), config=config, **splits,
+                available=available, left_out=left_out, max_words=max_words,
                 fingerprint=fingerprint.hexdigest())
 
 

@@ -386,28 +386,6 @@ def test_run_with_other_settings_is_refused_and_says_which(here, monkeypatch):
         spy_on(here, monkeypatch, "--stages", 2, "--epochs", 1, "--labeled", 5)
 
 
-def test_setting_that_is_newer_than_a_run_had_its_first_default_there(here, monkeypatch):
-    old = "--stages", 2, "--samples", 1, "--gold-copies", 0
-    spy_on(here, monkeypatch, *old)
-    config = json.loads((here / "run/config.json").read_text())
-    assert config["settings"].pop("samples") == 1 and config["settings"].pop("gold_copies") == 0
-    (here / "run/config.json").write_text(json.dumps(config))
-    assert spy_on(here, monkeypatch, *old) == []
-    with pytest.raises(DataError, match="samples 1 there, 8 here"):
-        spy_on(here, monkeypatch, "--stages", 2, "--samples", 8)
-
-
-def test_a_run_of_before_the_teacher_had_a_vote_goes_on_without(here, monkeypatch):
-    make_folder(here / "data", "tree")
-    spy_on(here, monkeypatch, "--stages", 2, "--teacher-weight", 0)
-    config = json.loads((here / "run/config.json").read_text())
-    assert config["settings"].pop("teacher_weight") == 0
-    (here / "run/config.json").write_text(json.dumps(config))
-    assert spy_on(here, monkeypatch, "--stages", 2, "--teacher-weight", 0) == []
-    with pytest.raises(DataError, match="teacher_weight 0 there, 2 here"):
-        spy_on(here, monkeypatch, "--stages", 2)
-
-
 @pytest.mark.parametrize("kind, more, samples, weight, copies", [
     ("tree", [], 4, 2, 2), ("slots", [], 1, 0, 0), ("text", [], 1, 0, 0), ("tree", ["--samples", 1, "--gold-copies", 0], 1, 0, 0),
     ("tree", ["--gold-epochs", 0], 4, 2, 0), ("tree", ["--samples", 8], 8, 4, 2), ("tree", ["--teacher-weight", 0], 4, 0, 2),

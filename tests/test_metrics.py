@@ -396,6 +396,24 @@ def test_cli_takes_the_outputs_of_json_lines(files, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["f1"] == 0
 
 
+def test_cli_reads_gold_as_a_data_folder_holds_it(files, capsys, tmp_path):
+    """In JSON Lines the input says what the words are: bare brackets, and tags between words, are gold as well."""
+    def write(name, input, output):
+        (tmp_path / name).write_text(json.dumps({"input": input, "output": output}) + "\n")
+    write("gold.jsonl", "The cat sat .", "( ( The cat ) sat . )")
+    write("pred.jsonl", "The cat sat .", "( The ( cat sat ) . )")
+    main(["gold.jsonl", "pred.jsonl", "--json"])                    # spans 0-2 and 0-3 against 1-3 and 0-3: the full stop is left out
+    assert json.loads(capsys.readouterr().out)["f1"] == 50
+    write("gold.jsonl", "fly to Rome", "fly O to O Rome B-city")
+    write("pred.jsonl", "fly to Rome", "O O B-city")
+    main(["gold.jsonl", "pred.jsonl", "--metric", "slots", "--json"])
+    assert json.loads(capsys.readouterr().out)["f1"] == 100
+    for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O")):
+        write("gold.jsonl", input, output)
+        with pytest.raises(DataError, match="^gold.jsonl:1: .*expected"):
+            main(["gold.jsonl", "gold.jsonl", "--metric", metric])
+
+
 def test_cli_a_line_ends_only_at_a_newline(files, capsys):
     gold = "(NP (NN a\u2028b) (NN c\x85d))\n"
     main([*files(gold, gold), "--json"])

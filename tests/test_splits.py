@@ -39,7 +39,7 @@ def test_first_labeled_and_unlabeled_are_used_and_all_of_valid(folder):
     data = load_data(folder, labeled=2, unlabeled=3)
     assert [x.input for x in data.labeled] == ["labeled 0 rye bread", "labeled 1 rye bread"]
     assert [x.input for x in data.unlabeled] == [f"unlabeled {i} rye bread" for i in range(3)]
-    assert len(data.valid) == 4 and data.kind == "slots" and data.name == "kitchen" and not data.sample
+    assert len(data.valid) == 4 and data.name == "kitchen" and not data.sample
 
 
 def test_test_sample_is_the_same_for_every_run_and_in_file_order(folder):
