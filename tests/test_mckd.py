@@ -138,12 +138,12 @@ class Spy:
             student.gold, student.finetuned_with = list(examples), (arguments, named)
         return student
 
-    def label(self, student, inputs, *arguments, **named):
+    def label(self, student, inputs, title, quiet, place, samples, beside, weight):
         assert student.examples is not None
         if student.number == self.breaks_at:
             raise KeyboardInterrupt
         student.labelled += inputs
-        student.samples, student.teachers, student.weight = arguments[3:]
+        student.samples, student.teachers, student.weight = samples, beside, weight
         return [Label(x, f"by {student.number}", -0.25) for x in inputs]
 
     def save_student(self, student, folder):
