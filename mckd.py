@@ -134,7 +134,7 @@ class Student:
         weight = run.settings.teacher_weight
         y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
         found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      samples=run.settings.samples, beside=y_0, weight=weight)
+                      run.settings.samples, y_0, weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
@@ -261,8 +261,8 @@ def execute(settings):
         return complete(run, teacher)
 
 
-def complete(run, made):
-    """What a run's folder lacks; returns the results. `made`: the teacher as it was made."""
+def complete(run, labeller):
+    """Make what a run's folder lacks; returns the results. `labeller`: its teacher, of which labels are asked that are not kept."""
     settings, teacher, before = run.settings, None, finished(run.folder)
     if before:
         print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again "
@@ -271,31 +271,18 @@ def complete(run, made):
         gold = {x.input: x for x in run.data.labeled}
         Student(run, 1, "final", list(gold), gold).label([])
     else:
-        print(f"Teacher: {made.name}", flush=True)
-        teacher = CachedTeacher(run, made)
+        print(f"Teacher: {labeller.name}", flush=True)
+        teacher = CachedTeacher(run, labeller)
         if settings.method != "teacher":
             D_labeled, D_unlabeled = splits_to_learn(run)
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
     scores = before["teacher"] if before else teacher.test_scores() if teacher else {"f1": None, "valid": None}
-    stages = []
-    for i in sorted({student.stage for student in run.students}):
-        students = [student for student in run.students if student.stage == i]
-        paired = bool(run.pair(i))
-        stages.append({"stage": i, "pseudolabel_f1": run.pseudolabel_f1(i - 1) if teacher else None,
-                       "agreement": run.agreement(i) if paired else None,
-                       "likeness": run.likeness(i) if paired else None,
-                       "left_out": paired and students[-1].which == "final",       # --stages auto did not use this pair's labels
-                       "students": [student.test_scores() for student in students]})
-    last = stages[-1]["students"][-1] if stages else {"test_f1": scores["f1"], "valid": scores["valid"]}
-    results = {"method": settings.method, "data": run.data.headline(),
-               "teacher": {"f1": scores["f1"], "valid": scores["valid"]}, "stages": stages,
-               "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(run.folder),
-               "teacher_seconds": logged_seconds(run.folder, "teacher")}
+    results = run.results(scores)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
-    if run.task.kind == "text" and stages and run.data.test:
-        exact = stages[-1]["students"][-1]["complete"]
+    if run.task.kind == "text" and results["stages"] and run.data.test:
+        exact = results["stages"][-1]["students"][-1]["complete"]
         report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)

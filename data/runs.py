@@ -229,6 +229,23 @@ class Run:
         found = self.metrics.score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
         return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
 
+    def results(self, teacher):
+        """What results.json holds. `teacher`: the teacher's scores on the test split."""
+        stages = []
+        for i in sorted({student.stage for student in self.students}):
+            students = [student for student in self.students if student.stage == i]
+            paired = bool(self.pair(i))
+            stages.append({"stage": i, "pseudolabel_f1": self.pseudolabel_f1(i - 1) if self.settings.method != "sft" else None,
+                           "agreement": self.agreement(i) if paired else None,
+                           "likeness": self.likeness(i) if paired else None,
+                           "left_out": paired and students[-1].which == "final",       # --stages auto did not use this pair's labels
+                           "students": [student.test_scores() for student in students]})
+        last = stages[-1]["students"][-1] if stages else {"test_f1": teacher["f1"], "valid": teacher["valid"]}
+        return {"method": self.settings.method, "data": self.data.headline(),
+                "teacher": {"f1": teacher["f1"], "valid": teacher["valid"]}, "stages": stages,
+                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(self.folder),
+                "teacher_seconds": logged_seconds(self.folder, "teacher")}
+
 
 def run_folder(settings, data):
     """Where a run with these settings goes: --out, else a name that tells runs apart. `data`: the folder that was loaded."""

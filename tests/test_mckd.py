@@ -138,12 +138,12 @@ class Spy:
             student.gold, student.finetuned_with = list(examples), (arguments, named)
         return student
 
-    def label(self, student, inputs, title, quiet, place, samples, beside, weight):
+    def label(self, student, inputs, *arguments, **named):
         assert student.examples is not None
         if student.number == self.breaks_at:
             raise KeyboardInterrupt
         student.labelled += inputs
-        student.samples, student.teachers, student.weight = samples, beside, weight
+        student.samples, student.teachers, student.weight = arguments[3:]
         return [Label(x, f"by {student.number}", -0.25) for x in inputs]
 
     def save_student(self, student, folder):
@@ -823,23 +823,12 @@ def test_likeness_is_between_labels_of_the_pool_and_those_before(here, monkeypat
     assert [stage["agreement"] for stage in stages] == [100.0, 100.0, None]
 
 
-@pytest.mark.parametrize("stages", [2, "auto"])
-def test_students_that_older_code_has_compared_on_other_sentences(stages, here, monkeypatch, capsys):
-    """They are compared on those of today's that they have labelled; where there are none, agreement is not known."""
+def test_student_without_labels_of_what_students_are_compared_on_is_refused(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
-    for name in ("stage1_A", "stage1_B"):
-        file = here / f"run/students/{name}.jsonl"
-        write_jsonl(file, [x for x in read_pseudolabels(file) if x.input not in inputs_of("data", "valid")])
-    if stages == 2:
+    file = here / "run/students/stage1_A.jsonl"
+    write_jsonl(file, [x for x in read_pseudolabels(file) if x.input not in inputs_of("data", "valid")])
+    with pytest.raises(DataError, match="stage1_A.jsonl: expected labels of 1 inputs, 1 are missing; delete it"):
         spy_on(here, monkeypatch, "--stages", 2)
-        assert json.loads((here / "run/results.json").read_text())["stages"][0]["agreement"] is None
-    else:
-        (here / "run").rename(here / "auto")
-        config = json.loads((here / "auto/config.json").read_text())
-        config["settings"]["stages"] = "auto"
-        (here / "auto/config.json").write_text(json.dumps(config))
-        with pytest.raises(DataError, match="delete it"):
-            spy_on(here, monkeypatch, "--stages", "auto", out="auto")
 
 
 def test_execute_checks_its_settings(here):
