@@ -100,13 +100,13 @@ class Student:
         run.students.append(self)
 
     def is_finished(self):
-        return self.file.exists() and (self.which != "final" or (self.run.folder / "final").is_dir())
+        return self.file.exists() and (self.which != "final" or any((self.run.folder / "final").glob("*.safetensors")))
 
     def label(self, inputs):
         shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
-        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.name)):
-            held_out = [] if self.which == "final" else self.run.held_out
-            self.learn_and_label(inputs, self.run.test_inputs + held_out)
+        compared = self.run.test_inputs + ([] if self.which == "final" else self.run.held_out)
+        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.name, inputs + compared)):
+            self.learn_and_label(inputs, compared)
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
         return self.given(inputs)
 
@@ -201,7 +201,7 @@ def make_run(settings):
         probe = torch.zeros(1, device=wanted)
         probe.item()                                                    # "meta" is a device without values
         device = probe.device
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
     check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
     kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now

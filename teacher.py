@@ -15,6 +15,7 @@ import random
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import replace
 from functools import partial
@@ -205,8 +206,15 @@ class APITeacher(Teacher):
         self.model, self.task, self.at_once, self.tries, self.stopped = model, task, at_once, tries, threading.Event()
         self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
         check_address(self.url)
-        if not self.url.startswith(("http://", "https://")):
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isascii() and " " not in self.url
+        except ValueError:                                  # its port is no number
+            sound = False
+        if not sound:
             raise DataError(f"--base-url {self.url}: expected http://… or https://…")
+        if not (key := os.environ.get("OPENAI_API_KEY", "")).isascii() or not key.isprintable():
+            raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")        # it is not shown
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
         self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
@@ -255,8 +263,9 @@ class APITeacher(Teacher):
                 with urllib.request.urlopen(request, timeout=120) as answer:
                     content = json.load(answer)["choices"][0]["message"]["content"]
                 if content is None or isinstance(content, str):
-                    return (content or "").encode("utf-8", "replace").decode()          # JSON may hold half of a character
-                problem = "an answer that is no text"
+                    content = (content or "").encode("utf-8", "replace").decode()       # JSON may hold half of a character
+                    return content.replace(key, "[key]") if key else content            # what a server repeats is kept in files
+                problem = "expected text in its answer, found something else"
             except urllib.error.HTTPError as error:
                 # The reason that the server itself gives may hold the key.
                 problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
@@ -264,8 +273,10 @@ class APITeacher(Teacher):
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-            except (OSError, ValueError, LookupError, TypeError, RecursionError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
+            except (ValueError, LookupError, TypeError, RecursionError):
+                problem = "expected a chat completion in JSON, found something else"
             if attempt + 1 < self.tries and self.stopped.wait(min(30, 2 ** attempt * (0.5 + random.random()))):
                 break
         raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
@@ -434,8 +445,10 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
-    write_jsonl(out, labels)
-    print(f"{args.out}: {len(labels)} pseudolabels by {teacher.name}")
+    found = dict(zip(inputs, labels))
+    rows = [found[x.input] for name in wanted for x in getattr(data, name)]             # in the splits' order, repetitions too
+    write_jsonl(out, rows)
+    print(f"{args.out}: {len(rows)} pseudolabels by {teacher.name}")
 
 
 if __name__ == "__main__":

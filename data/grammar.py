@@ -471,7 +471,8 @@ def main() -> None:
         raise DataError(f"--seed {options.seed}: expected --out DIR beside it")
     out = options.out or ROOT / "data" / "craft"
     task = out / "task.json"
-    if task.exists() and task.read_text(encoding="utf-8") != TASK:
+    others = [] if task.exists() else list(out.glob("*.jsonl"))
+    if others or task.exists() and task.read_bytes() != TASK.encode():
         raise DataError(f"{out}: expected an empty folder or one of grammar.py's, found data that it did not make; choose another --out")
     splits = sample(options.seed)
     out.mkdir(parents=True, exist_ok=True)

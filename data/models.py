@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from data.splits import DataError, save_folder
@@ -17,6 +16,11 @@ from data.splits import DataError, save_folder
 transformers.logging.set_verbosity_error()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)           # what it retries, the error at the end says
 transformers.logging.disable_progress_bar()
+
+
+def first_line(error):
+    """What a library's exception says, in one line; where it says nothing, what it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_causal_lm(spec):
@@ -31,8 +35,8 @@ def load_causal_lm(spec):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{spec}: not a causal LM that can be loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:                              # the files may be anybody's
+        raise DataError(f"{spec}: not a causal LM that can be loaded: {first_line(error)}") from None
     return model.eval(), tokenizer
 
 
@@ -41,8 +45,8 @@ def load_encoder_decoder(spec):
     try:
         model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         return model, AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {first_line(error)}") from None
 
 
 def load_config(spec, expected):
@@ -50,8 +54,8 @@ def load_config(spec, expected):
     where a folder has no weights beside it."""
     try:
         config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{spec}: expected {expected}: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        raise DataError(f"{spec}: expected {expected}: {first_line(error)}") from None
     if Path(spec).is_dir() and not any(Path(spec).glob("*.safetensors")):
         raise DataError(f"{spec}: expected weights in a safetensors file, found none")
     return config

@@ -166,8 +166,12 @@ class Run:
         write_jsonl(file, (y[x.input] for x in self.data.unlabeled))
 
     def pseudolabels(self, stage):
-        """What `save_pseudolabels` saved."""
-        return {label.input: label for label in read_pseudolabels(self.folder / "pseudolabels" / f"stage{stage}.jsonl")}
+        """What `save_pseudolabels` saved. DataError where the file has lost some."""
+        file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
+        found = read_labels(file, self.unlabeled_inputs)
+        if missing := sum(label is None for label in found.values()):
+            raise DataError(f"{file}: expected labels of {len(found)} inputs, {missing} are missing; delete {self.folder} to make it anew")
+        return found
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -315,9 +319,9 @@ def read_config(folder):
         raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
 
 
-def adopt_student(folder, name):
+def adopt_student(folder, name, inputs):
     """Take a student from a run beside this one that differs in its number of stages alone, and so has trained the very same
-    student: its labels, and its lines of the log. Returns whether there was one."""
+    student: its labels (these inputs' must be among them), and its lines of the log. Returns whether there was one."""
     def about(run):
         found = read_config(run)
         return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
@@ -327,7 +331,7 @@ def adopt_student(folder, name):
             events = [event for event in logged(other) if event.get("student") == name] if about(other) == about(folder) else None
         except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
-        if events is not None:
+        if events is not None and None not in read_labels(labels, inputs).values():
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
             for event in events:
                 log_event(folder, event)
@@ -386,7 +390,11 @@ def log_event(folder, event):
 def logged(folder):
     """The events in log.jsonl, but for a last line that a crash has cut off. DataError where another line is damaged."""
     lines = (folder / "log.jsonl").read_bytes().split(b"\n")[:-1]
-    return [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    events = [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    for number, event in enumerate(events, 1):
+        if type(event.get("seconds", 0)) not in (int, float) or type(event.get("student", "")) is not str:
+            raise DataError(f"{folder}/log.jsonl:{number}: expected seconds to be a number and student a name")
+    return events
 
 
 def finished(folder):

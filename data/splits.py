@@ -15,6 +15,7 @@ import argparse
 import codecs
 import hashlib
 import io
+import math
 import json
 import os
 import random
@@ -44,7 +45,7 @@ def run_command(main: Callable[[], None], kept: str = "") -> None:
     code 2, an interruption one line, with what is then `kept`, and 130. What it prints is UTF-8, as files are."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         main()
     except BrokenPipeError:                                             # such as `| head`: nobody reads on
@@ -63,6 +64,12 @@ class CommandLine(argparse.ArgumentParser):
 
     def __init__(self, **about) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **about)
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        for given in sys.argv[1:] if args is None else args:
+            if not given.isprintable() and any("\ud800" <= character <= "\udfff" for character in given):     # bytes that are no UTF-8
+                raise DataError(f"expected options in UTF-8, found {given!r}")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{message} (--help shows the options)")
@@ -88,6 +95,7 @@ class Data:
     folder: Path
     name: str
     sample: bool  # the bundled synthetic sample, not real text
+    kind: str  # "tree", "slots" or "text"
     config: dict  # task.json
     labeled: list[Example]
     unlabeled: list[Example]
@@ -161,8 +169,8 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         fingerprint.update(split.encode())
         for x in splits[split]:  # one by one: the JSON of a whole pool is not needed at once
             fingerprint.update(json.dumps(x).encode())
-    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), config=config, **splits,
-                available=available, left_out=left_out, max_words=max_words,
+    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), kind=config["task"],
+                config=config, **splits, available=available, left_out=left_out, max_words=max_words,
                 fingerprint=fingerprint.hexdigest())
 
 
@@ -218,7 +226,7 @@ def read_pseudolabels(path: str | Path) -> Iterator[Label]:
     may be anything."""
     for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
         score = row.get("score")
-        if score is not None and type(score) not in (int, float):
+        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
         yield Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
 
@@ -284,12 +292,12 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
             number, line = blank or (number, line)
             where = f"{path}:{number}"
             row = parse_object(line, where)
-            if "input" not in row and isinstance(row.get("translation"), dict):
-                row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
             if "id" in row:
                 first = line_of_id.setdefault(json.dumps(row["id"]), number)
                 if first != number:
                     raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")
+            if "input" not in row and isinstance(row.get("translation"), dict):
+                row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
             yield where, row
     if where is None:
         raise DataError(f"{path}: expected one JSON object a line, found an empty file")

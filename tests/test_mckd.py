@@ -690,6 +690,18 @@ def test_folder_that_is_no_run_is_left_alone(here, monkeypatch):
     assert [x.name for x in (here / "run").rglob("*")] == ["final", "thesis.txt"]
 
 
+def test_student_that_has_lost_a_label_is_not_adopted(here, monkeypatch):
+    make_folder(here / "data")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
+    Spy(monkeypatch)
+    run(monkeypatch, *arguments, "--stages", 2)
+    file, = (here / "runs").glob("*/students/stage1_A.jsonl")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    students = Spy(monkeypatch).students
+    run(monkeypatch, *arguments, "--stages", 3)
+    assert len(students) == 4                           # stage1_B alone is taken
+
+
 def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch, capsys):
     make_folder(here / "data")
     arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
@@ -821,6 +833,37 @@ def test_likeness_is_between_labels_of_the_pool_and_those_before(here, monkeypat
     stages = json.loads((here / "run/results.json").read_text())["stages"]
     assert [stage["likeness"] for stage in stages] == [pytest.approx(200 / 7, abs=0.01), 80.0, None]
     assert [stage["agreement"] for stage in stages] == [100.0, 100.0, None]
+
+
+def test_final_folder_without_weights_is_made_again(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    before = files(here / "run")
+    (here / "run/final/model.safetensors").unlink()
+    assert len(spy_on(here, monkeypatch, "--stages", 2)) == 1
+    assert files(here / "run").keys() == before.keys()
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_pseudolabels_that_have_lost_a_line(stage, here, monkeypatch):
+    """The teacher's are refused: nobody may know them any more. A pair's are written again, from what its students labelled."""
+    spy_on(here, monkeypatch, "--stages", 2)
+    file = here / f"run/pseudolabels/stage{stage}.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    if stage == 0:
+        with pytest.raises(DataError, match="stage0.jsonl: expected labels of 12 inputs, 1 are missing"):
+            spy_on(here, monkeypatch, "--stages", 2)
+    else:
+        assert spy_on(here, monkeypatch, "--stages", 2) == [] and file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("event", [{"event": "teacher", "seconds": "x"}, {"event": "student", "student": ["a"], "seconds": 1}])
+def test_log_line_of_other_types_is_refused(event, here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    with open(here / "run/log.jsonl", "a") as log:
+        log.write(json.dumps(event) + "\n")
+    with pytest.raises(DataError, match=r"log.jsonl:\d+: expected seconds"):
+        spy_on(here, monkeypatch, "--stages", 2)
 
 
 def test_student_without_labels_of_what_students_are_compared_on_is_refused(here, monkeypatch):

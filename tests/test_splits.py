@@ -39,7 +39,7 @@ def test_first_labeled_and_unlabeled_are_used_and_all_of_valid(folder):
     data = load_data(folder, labeled=2, unlabeled=3)
     assert [x.input for x in data.labeled] == ["labeled 0 rye bread", "labeled 1 rye bread"]
     assert [x.input for x in data.unlabeled] == [f"unlabeled {i} rye bread" for i in range(3)]
-    assert len(data.valid) == 4 and data.name == "kitchen" and not data.sample
+    assert len(data.valid) == 4 and data.kind == "slots" and data.name == "kitchen" and not data.sample
 
 
 def test_test_sample_is_the_same_for_every_run_and_in_file_order(folder):
@@ -379,3 +379,10 @@ def test_a_reader_that_goes_is_no_error(tmp_path):
     script = "from data.splits import run_command\nrun_command(lambda: [print('line', flush=True) for _ in range(100_000)])"
     found = subprocess.run(f"{sys.executable} -c \"{script}\" | head -1", shell=True, capture_output=True, text=True, cwd=ROOT)
     assert (found.stdout, found.stderr) == ("line\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a path is text")
+@pytest.mark.parametrize("command", [["mckd.py", "--data"], ["metrics.py", "gold"], ["data/prepare.py", "atis", "--source"], ["teacher.py", "--out"]])
+def test_path_that_is_not_utf_8_is_one_line(command):
+    found = subprocess.run([sys.executable, ROOT / command[0], *command[1:], b"nope\xff"], capture_output=True)
+    assert found.returncode == 2 and found.stderr == b"error: expected options in UTF-8, found 'nope\\udcff'\n"

@@ -674,6 +674,28 @@ def test_key_in_a_servers_reason_is_not_shown(server, naps, monkeypatch):
     assert KEY not in str(error.value) and "OPENAI_API_KEY" not in str(error.value)
 
 
+def test_key_that_a_server_repeats_is_not_kept(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.answer = lambda asked: f"( {asked} {KEY} )"
+    assert labels(api(server), ["A dog ran"]) == [Label("A dog ran", "( A dog ran [key] )")]
+
+
+def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
+    for url in ("http://a b/v1", "http://localhost:abc", "http://", "localhost:8000"):
+        with pytest.raises(DataError, match="^--base-url .*: expected http"):
+            APITeacher("some-model", TREE, [], url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
+    with pytest.raises(DataError, match="^OPENAI_API_KEY: expected printable ASCII") as error:
+        api(server)
+    assert KEY not in str(error.value)
+
+
+def test_answer_that_is_no_completion_is_said_in_words(server, naps):
+    server.script = [(200, "<html>"), (200, "[]"), (200, '{"choices": []}'), (200, '{"choices": [{"message": {"content": 3}}]}'), (200, "{}")]
+    with pytest.raises(DataError, match="expected a chat completion in JSON, found something else"):
+        labels(api(server), ["A dog ran"])
+
+
 def test_missing_key_is_said(server, naps):
     server.script = [(401, "")]
     with pytest.raises(DataError, match="HTTP 401 Unauthorized; OPENAI_API_KEY is not set"):
@@ -771,6 +793,17 @@ def run_teacher(monkeypatch, *arguments):
     except SystemExit as end:
         return end.code
     return 0
+
+
+def test_command_line_writes_a_line_for_every_row_of_the_split(tmp_path, monkeypatch):
+    """Repeated sentences too, so that metrics.py can set the file beside the split."""
+    data = make_data(tmp_path / "data")
+    rows = (data.folder / "test.jsonl").read_text()
+    (data.folder / "test.jsonl").write_text(rows + rows)
+    monkeypatch.chdir(tmp_path)
+    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--split", "test", "--out", "out.jsonl", "--quiet") == 0
+    labelled, gold = ([json.loads(line)["input"] for line in open(file)] for file in ("out.jsonl", data.folder / "test.jsonl"))
+    assert labelled == gold
 
 
 def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
