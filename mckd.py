@@ -27,7 +27,8 @@ import torch
 import metrics
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import Run, Settings, adopt_student, alone_in, finished, log_event, logged_seconds, open_folder, run_folder, summary, table
+from data.runs import (Run, Settings, adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder,
+                       summary, table)
 from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
@@ -112,11 +113,7 @@ class Student:
 
     def given(self, inputs):
         """The labels that it gave these inputs, as they were kept."""
-        found = read_labels(self.file, inputs)
-        if missing := sum(label is None for label in found.values()):
-            raise DataError(f"{self.file}: expected labels of {len(found)} inputs, {missing} are missing; "
-                            "delete it to train this student again")
-        return found
+        return kept_labels(self.file, inputs, "delete it to train this student again")
 
     def learn_and_label(self, inputs, compared):
         """Train it; then it labels `inputs`, for the next pair, and `compared`, on which students are scored and compared."""

@@ -168,10 +168,7 @@ class Run:
     def pseudolabels(self, stage):
         """What `save_pseudolabels` saved. DataError where the file has lost some."""
         file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
-        found = read_labels(file, self.unlabeled_inputs)
-        if missing := sum(label is None for label in found.values()):
-            raise DataError(f"{file}: expected labels of {len(found)} inputs, {missing} are missing; delete {self.folder} to make it anew")
-        return found
+        return kept_labels(file, self.unlabeled_inputs, f"delete {self.folder} to make it anew")
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -317,6 +314,14 @@ def read_config(folder):
         return found
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
+
+
+def kept_labels(file, inputs, remedy):
+    """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it has lost some."""
+    found = read_labels(file, inputs)
+    if missing := sum(label is None for label in found.values()):
+        raise DataError(f"{file}: expected labels of {len(found)} inputs, {missing} are missing; {remedy}")
+    return found
 
 
 def adopt_student(folder, name, inputs):

@@ -67,7 +67,7 @@ class CommandLine(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
         for given in sys.argv[1:] if args is None else args:
-            if not given.isprintable() and any("\ud800" <= character <= "\udfff" for character in given):     # bytes that are no UTF-8
+            if any("\ud800" <= character <= "\udfff" for character in given):         # bytes that are no UTF-8
                 raise DataError(f"expected options in UTF-8, found {given!r}")
         return super().parse_args(args, namespace)
 
