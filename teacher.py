@@ -6,17 +6,11 @@ Top to bottom: the prompt; what every teacher has, and how answers are read; a l
 the other teachers (a replay of labels made before, noise added to gold, an API); several teachers that vote; which teacher a
 command names; and the cache, to which labels are appended as they come.
 """
-import concurrent.futures
 import hashlib
-import http.client
 import json
 import os
 import random
 import sys
-import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +19,7 @@ import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 from tqdm import tqdm
 
+from data.api import ChatServer, check_address
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
 from data.models import identified, load_causal_lm
 from data.noise import noisy
@@ -194,92 +189,19 @@ class NoisyTeacher(Teacher):
             yield i, Label(input, noisy(self.task, input, self.gold[input], self.rate, random.Random(f"{self.seed} {input}")))
 
 
-class Refused(DataError):
-    """A server does not take this one request: a content filter, or a name or an option that it does not know."""
-
-
 class APITeacher(Teacher):
-    """A chat model behind any OpenAI-compatible server, several requests at a time. The key comes from OPENAI_API_KEY and goes
-    nowhere else."""
+    """A chat model behind any OpenAI-compatible server, several requests at a time. `options`: as in ChatServer."""
 
-    def __init__(self, model, task, demonstrations, base_url=None, at_once=8, tries=5):
-        self.model, self.task, self.at_once, self.tries, self.stopped = model, task, at_once, tries, threading.Event()
-        self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
-        check_address(self.url)
-        try:
-            parts = urllib.parse.urlsplit(self.url)
-            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isascii() and " " not in self.url
-        except ValueError:                                  # its port is no number
-            sound = False
-        if not sound:
-            raise DataError(f"--base-url {self.url}: expected http://… or https://…")
-        if not (key := os.environ.get("OPENAI_API_KEY", "")).isascii() or not key.isprintable():
-            raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")        # it is not shown
+    def __init__(self, model, task, demonstrations, base_url=None, **options):
+        self.task, self.server = task, ChatServer(model, base_url, **options)
         self.prompt = few_shot_prompt(task, demonstrations)
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
-        self.key = f"openai:{model}\n{self.url}\n{task.config()}\n{self.prompt}"
+        self.key = f"openai:{model}\n{self.server.url}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
-        """Yields (index, Label) as the answers come; an input that the server refuses has an empty one. It stops where
-        the server refuses the first inputs, as many as are asked at once."""
-        self.stopped.clear()
-        failure, refused, heard = None, [], False
-        with concurrent.futures.ThreadPoolExecutor(self.at_once) as pool:
-            asked = {pool.submit(self._ask, input): i for i, input in enumerate(inputs)}
-            try:
-                for answered in concurrent.futures.as_completed(asked):
-                    if answered.cancelled():
-                        continue
-                    error = answered.exception()
-                    if not error:
-                        heard = True
-                        yield asked[answered], Label(inputs[asked[answered]], answered.result())
-                        continue
-                    if isinstance(error, Refused):
-                        refused.append(asked[answered])
-                        if heard or len(refused) < min(self.at_once, len(inputs)):
-                            continue
-                    failure = failure or error              # nothing new is asked; answers that are on their way are taken
-                    for future in asked:
-                        future.cancel()
-            finally:
-                self.stopped.set()
-                pool.shutdown(cancel_futures=True)
-        if heard and refused:
-            print(f"{self.url}: {len(refused):,} inputs are refused; their answers are empty", file=sys.stderr)
-            yield from ((i, Label(inputs[i], "")) for i in refused)
-        if failure:
-            raise failure
-
-    def _ask(self, input):
-        message = f"{self.prompt}{question(self.task, input)}"
-        body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": message}]})
-        key, kind = os.environ.get("OPENAI_API_KEY"), DataError
-        for attempt in range(self.tries):
-            try:
-                request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
-                if key:                                             # "unredirected": it must not follow to another server
-                    request.add_unredirected_header("Authorization", f"Bearer {key}")
-                with urllib.request.urlopen(request, timeout=120) as answer:
-                    content = json.load(answer)["choices"][0]["message"]["content"]
-                if content is None or isinstance(content, str):
-                    content = (content or "").encode("utf-8", "replace").decode()       # JSON may hold half of a character
-                    return content.replace(key, "[key]") if key else content            # what a server repeats is kept in files
-                problem = "expected text in its answer, found something else"
-            except urllib.error.HTTPError as error:
-                # The reason that the server itself gives may hold the key.
-                problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
-                problem += "; OPENAI_API_KEY is not set" * (error.code == 401 and not key)
-                kind = Refused if error.code in (400, 422) else DataError
-                if error.code not in (408, 409, 429) and error.code < 500:
-                    break
-            except (OSError, http.client.HTTPException) as error:
-                problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
-            except (ValueError, LookupError, TypeError, RecursionError):
-                problem = "expected a chat completion in JSON, found something else"
-            if attempt + 1 < self.tries and self.stopped.wait(min(30, 2 ** attempt * (0.5 + random.random()))):
-                break
-        raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
+        """Yields (index, Label) as the answers come; an input that the server refuses has an empty one."""
+        for i, answer in self.server.ask_all(inputs, lambda input: f"{self.prompt}{question(self.task, input)}"):
+            yield i, Label(inputs[i], answer)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -322,12 +244,6 @@ def voted(task, labels, other=None, weight=0):
 
 # ----------------------------------------------------------------------------------------------------
 # Which teacher a command names.
-
-def check_address(url):
-    """DataError where it holds what had better not be written into the run's folder and into errors."""
-    if set("@?#").intersection(url):
-        raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")
-
 
 def check_options(spec, base_url, free, votes):
     """DataError where an option is given to a teacher that would take no notice of it."""

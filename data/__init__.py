@@ -5,6 +5,7 @@
     tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
     noise.py     gold with errors made to measure, for teaching
     models.py    pretrained models, loaded
+    api.py       a chat model behind an OpenAI-compatible server
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
     t5.py        T5 in few and large operations, for the small students
     batches.py   token arrays and batches

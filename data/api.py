@@ -1,0 +1,118 @@
+"""A chat model behind an OpenAI-compatible server, asked several questions at a time."""
+import http.client
+import json
+import os
+import queue
+import random
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from threading import Event, Thread
+
+from data.splits import DataError
+
+
+class Refused(DataError):
+    """The server does not take this one request: a content filter, or a name or an option that it does not know."""
+
+
+class ChatServer:
+    """`model` on the server at `base_url`, of which `at_once` questions are asked at a time, each up to `tries` times. The key comes from
+    OPENAI_API_KEY and goes nowhere but into the requests. Raises DataError for an address or a key that no request could carry."""
+
+    def __init__(self, model, base_url=None, at_once=8, tries=5):
+        self.model, self.at_once, self.tries = model, at_once, tries
+        self.url = (base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+        check_address(self.url)
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isascii() and " " not in self.url
+        except ValueError:                                          # its port is no number
+            sound = False
+        if not sound:
+            raise DataError(f"--base-url {self.url}: expected http://… or https://…")
+        if not (key := os.environ.get("OPENAI_API_KEY", "")).isascii() or not key.isprintable():
+            raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")                # it is not shown
+
+    def ask_all(self, inputs, question):
+        """Yields (index, answer) as the answers to question(input) come; one that the server refuses has an empty answer. Raises DataError
+        where the server fails, after the answers that are on their way, or refuses the first questions, as many as are asked at once."""
+        waiting, answered, stopped = queue.SimpleQueue(), queue.SimpleQueue(), Event()
+        for i in range(len(inputs)):
+            waiting.put(i)
+
+        def work():
+            try:
+                while not stopped.is_set():
+                    i = waiting.get_nowait()
+                    try:
+                        answered.put((i, self.ask(question(inputs[i]), stopped)))
+                    except Exception as error:
+                        answered.put((i, error))
+            except queue.Empty:
+                pass
+            finally:
+                answered.put(None)                                  # no more from this one
+
+        workers = min(self.at_once, len(inputs))
+        failure, refused, heard, working = None, [], False, workers
+        for _ in range(workers):
+            Thread(target=work, daemon=True).start()      # who interrupts does not wait for answers that are on their way
+        try:
+            while working:
+                if (found := answered.get()) is None:
+                    working -= 1
+                    continue
+                i, answer = found
+                if isinstance(answer, Refused) and (heard or len(refused) + 1 < workers):
+                    refused.append(i)
+                elif isinstance(answer, Exception):
+                    failure = failure or answer
+                    stopped.set()                                   # nothing new is asked
+                else:
+                    heard = True
+                    yield i, answer
+        finally:
+            stopped.set()
+        if heard and refused:
+            print(f"{self.url}: {len(refused):,} inputs are refused; their answers are empty", file=sys.stderr)
+            yield from ((i, "") for i in refused)
+        if failure:
+            raise failure
+
+    def ask(self, question, stopped):
+        """The answer to one question (strings). After trouble that may pass it asks again, later each time, until `stopped` is set."""
+        body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": question}]})
+        key, kind = os.environ.get("OPENAI_API_KEY"), DataError
+        for attempt in range(self.tries):
+            try:
+                request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
+                if key:                                             # "unredirected": it must not follow to another server
+                    request.add_unredirected_header("Authorization", f"Bearer {key}")
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    content = json.load(answer)["choices"][0]["message"]["content"]
+                if content is None or isinstance(content, str):
+                    content = (content or "").encode("utf-8", "replace").decode()       # JSON may hold half of a character
+                    return content.replace(key, "[key]") if key else content            # what a server repeats is kept in files
+                problem = "expected text in its answer, found something else"
+            except urllib.error.HTTPError as error:
+                # The reason that the server itself gives may hold the key.
+                problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
+                problem += "; OPENAI_API_KEY is not set" * (error.code == 401 and not key)
+                kind = Refused if error.code in (400, 422) else DataError
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    break
+            except (OSError, http.client.HTTPException) as error:
+                problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
+            except (ValueError, LookupError, TypeError, RecursionError):
+                problem = "expected a chat completion in JSON, found something else"
+            if attempt + 1 < self.tries and stopped.wait(min(30, 2 ** attempt * (0.5 + random.random()))):
+                break
+        raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
+
+
+def check_address(url):
+    """DataError where it holds what had better not be written into the run's folder and into errors."""
+    if set("@?#").intersection(url):
+        raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")
