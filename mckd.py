@@ -25,10 +25,10 @@ import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
 import metrics
+from data.folders import adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import (Run, Settings, adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder,
-                       summary, table)
+from data.runs import Run, Settings, summary, table
 from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task

@@ -10,7 +10,8 @@
     t5.py        T5 in few and large operations, for the small students
     batches.py   token arrays and batches
     parallel.py  two students at a time, each in a process of its own
-    runs.py      a run: its settings, its scores; its folder: its name, its opening or refusal, its log, its final table
+    runs.py      a run: its settings, its scores, its final table
+    folders.py   a run's folder: its name, its opening or refusal, its lock, its log
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/
     prepare.py   a published corpus -> a data folder: `python data/prepare.py craft`
 

@@ -18,7 +18,7 @@ import torch
 from transformers import T5Config
 
 from conftest import ROOT, random_tree
-from data import parallel, runs
+from data import folders, parallel
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
@@ -470,7 +470,7 @@ def test_config_names_the_code_that_made_the_run(method, here, monkeypatch, caps
         raise KeyboardInterrupt
     for code, named in (("old", "old"), ("new", "new"), ("newer", "new")):
         Spy(monkeypatch)
-        monkeypatch.setattr(runs, "source_digest", lambda code=code: code)
+        monkeypatch.setattr(folders, "source_digest", lambda code=code: code)
         monkeypatch.setattr(mckd, "label_with_cache", interrupt if code == "old" else label_with_cache)
         with pytest.raises(KeyboardInterrupt) if code == "old" else nullcontext():
             run(monkeypatch, *options)
@@ -615,9 +615,9 @@ def test_student_without_weights_is_refused_before_the_teacher_labels(option, he
     assert not (here / "run").exists()
 
 
-@pytest.mark.skipif(not runs.fcntl, reason="Windows does not lock folders")
+@pytest.mark.skipif(not folders.fcntl, reason="Windows does not lock folders")
 def test_second_process_is_kept_out_of_a_run(here, monkeypatch):
-    with runs.alone_in(here / "run"):
+    with folders.alone_in(here / "run"):
         with pytest.raises(DataError, match="run: another process is at work on this run"):
             spy_on(here, monkeypatch, "--stages", 1)
         assert not list((here / "run").iterdir())
@@ -626,13 +626,13 @@ def test_second_process_is_kept_out_of_a_run(here, monkeypatch):
     assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1           # one that was interrupted keeps nobody out
 
 
-@pytest.mark.skipif(not runs.fcntl, reason="Windows does not lock folders")
+@pytest.mark.skipif(not folders.fcntl, reason="Windows does not lock folders")
 def test_a_forked_process_that_lives_on_keeps_nobody_out(here):
-    with runs.alone_in(here / "run"):
+    with folders.alone_in(here / "run"):
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
         child.start()
     try:
-        with runs.alone_in(here / "run"):
+        with folders.alone_in(here / "run"):
             assert child.is_alive()
     finally:
         child.kill()
@@ -640,7 +640,7 @@ def test_a_forked_process_that_lives_on_keeps_nobody_out(here):
 
 @pytest.mark.parametrize("nothing_locks", [None, SimpleNamespace(LOCK_EX=2, LOCK_NB=4, LOCK_UN=8, flock=lambda *_: os.close(-1))])
 def test_where_folders_cannot_be_locked_a_run_is_made_all_the_same(nothing_locks, here, monkeypatch):
-    monkeypatch.setattr(runs, "fcntl", nothing_locks)
+    monkeypatch.setattr(folders, "fcntl", nothing_locks)
     assert len(spy_on(here, monkeypatch, "--stages", 1)) == 1
 
 
@@ -706,7 +706,7 @@ def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch
     make_folder(here / "data")
     arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
     for code, stages, said, trained in (("one", 2, False, 3), ("one", 3, False, 3), ("other", 3, True, 0), ("other", 4, False, 7)):
-        monkeypatch.setattr(runs, "source_digest", lambda: code)
+        monkeypatch.setattr(folders, "source_digest", lambda: code)
         students = Spy(monkeypatch).students
         run(monkeypatch, *arguments, "--stages", stages)
         assert ("made by other code" in capsys.readouterr().err) == said and len(students) == trained

@@ -1,0 +1,215 @@
+"""A run's folder: its name, its opening or refusal, what it takes from the folders beside it, its lock, its log.
+
+    runs/NAME/config.json            every setting, versions, git commit, data fingerprint
+             log.jsonl               one JSON object per epoch, student, stage and call of the teacher
+             pseudolabels/           stage0.jsonl, stage1.jsonl, …: {"input", "output", "score"} a line, in the split's order
+             students/               every student's labels, from which an interrupted run goes on
+             final/                  the last student: its weights (safetensors), its tokenizer
+             results.json, report.md
+"""
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:                     # Windows
+    fcntl = None
+
+import torch
+import transformers
+
+from data.splits import DataError, parse_object, read_labels, write_atomically
+
+# Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
+NOT_COMPARED = ("data", "out", "quiet", "device")
+NOT_COMPARED_OF_METHOD = {
+    "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
+                "teacher_weight", "recipes"),
+    "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
+
+
+def run_folder(settings, data):
+    """Where a run with these settings goes: --out, else a name that tells runs apart. `data`: the folder that was loaded."""
+    if settings.out:
+        return Path(settings.out)
+    trained = settings.method != "teacher"
+    parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
+    parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
+    teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
+    parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
+    optional = ("free", "votes", "samples", "teacher_weight", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words",
+                "epochs", "batch_size", "lr")
+    changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
+               and name not in NOT_COMPARED_OF_METHOD.get(settings.method, ())}
+    parts += [name if value is True else f"{name}{value}" for name, value in changed.items()]
+    return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
+
+
+def open_folder(folder, settings, device):
+    """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
+    trained a student there; what such a run left before its first student is thrown away."""
+    differences, code, begun, about = [], source_digest(), False, {}
+    if (folder / "config.json").exists():
+        about = read_config(folder)
+        found = about["settings"]
+        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
+                       if found.get(name) != value]
+        begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
+        if begun and about.get("code") != code:
+            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is, "
+                  "what it lacks is made by this code; delete it to make all of it anew", file=sys.stderr)
+        if differences and begun:
+            what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
+            raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
+        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
+            left.unlink(missing_ok=True)
+    elif folder.is_file() or any(path.is_file() and not path.match(".*.tmp") for path in folder.rglob("*")):   # left by a crash
+        raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
+    (folder / "students").mkdir(parents=True, exist_ok=True)
+    (folder / "pseudolabels").mkdir(exist_ok=True)
+    for left in folder.rglob(".*.tmp"):
+        left.unlink()
+    if differences or not begun and about.get("code") != code:
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+        about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "code": code, "device": str(device)}
+        write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
+    log = folder / "log.jsonl"
+    log.touch()                                         # a run whose labels are all known logs nothing
+    if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
+        write_atomically(log, events[:events.rfind(b"\n") + 1])
+    logged(folder)                                      # what is damaged is said now, not after hours
+
+
+def settings_that_count(settings):
+    """Those of a run's settings (a dict) that change what it computes."""
+    left_out = NOT_COMPARED + NOT_COMPARED_OF_METHOD.get(settings["method"], ())
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def read_config(folder):
+    """config.json as a dict; DataError where it is not a run's."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found["settings"]["method"]
+        return found
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
+
+
+def kept_labels(file, inputs, remedy):
+    """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it has lost some."""
+    found = read_labels(file, inputs)
+    if missing := sum(label is None for label in found.values()):
+        raise DataError(f"{file}: expected labels of {len(found)} inputs, {missing} are missing; {remedy}")
+    return found
+
+
+def adopt_student(folder, name, inputs):
+    """Take a student from a run beside this one that differs in its number of stages alone, and so has trained the very same
+    student: its labels (these inputs' must be among them), and its lines of the log. Returns whether there was one."""
+    def about(run):
+        found = read_config(run)
+        return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
+    for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
+        other = labels.parent.parent
+        try:
+            events = [event for event in logged(other) if event.get("student") == name] if about(other) == about(folder) else None
+        except (OSError, ValueError):                   # no run's folder, or a damaged one
+            continue
+        if events is not None and None not in read_labels(labels, inputs).values():
+            print(f"{name}: as in {other}, trained there with the same settings", flush=True)
+            for event in events:
+                log_event(folder, event)
+            write_atomically(folder / "students" / labels.name, labels.read_bytes())
+            return True
+    return False
+
+
+def source_digest():
+    """A digest of the modules that decide what a run computes: another one means that the code has changed."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.glob("*.py"), *(root / "data").glob("*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def git_commit():
+    """The commit of this checkout; None where there is none, or no git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+@contextmanager
+def alone_in(folder):
+    """Make a run's folder, and keep other processes out of it for as long as this one works there; DataError where another one does. (On
+    Windows, and where the file system cannot lock a folder, nobody is kept out.)"""
+    if not fcntl or folder.is_file():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another process is at work on this run; wait for it, or give another --out") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)            # for processes, too, that this one has forked
+        os.close(lock)
+
+
+def log_event(folder, event):
+    """Append a JSON object to log.jsonl."""
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def logged(folder):
+    """The events in log.jsonl, but for a last line that a crash has cut off. DataError where another line is damaged."""
+    lines = (folder / "log.jsonl").read_bytes().split(b"\n")[:-1]
+    events = [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    for number, event in enumerate(events, 1):
+        if type(event.get("seconds", 0)) not in (int, float) or type(event.get("student", "")) is not str:
+            raise DataError(f"{folder}/log.jsonl:{number}: expected seconds to be a number and student a name")
+    return events
+
+
+def finished(folder):
+    """results.json as a dict, of a run that has been finished before; else None. DataError where it is damaged."""
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    found = parse_object(file.read_bytes(), file)
+    try:
+        found["teacher"]["f1"], found["teacher"]["valid"]
+        return found
+    except (LookupError, TypeError):
+        raise DataError(f"{file}: expected the results of a run; delete it to have them made again") from None
+
+
+def logged_seconds(folder, who=None):
+    """What the log says that this student, or "teacher", or all of them took; None where it says nothing. What was interrupted is not
+    counted, and what was done twice, because a crash came before its file was written, once."""
+    seconds = {}
+    for event in logged(folder):
+        if event.get("event") == "teacher":
+            seconds["teacher"] = seconds.get("teacher", 0) + event.get("seconds", 0)
+        elif event.get("event") == "student":
+            seconds[event.get("student")] = event.get("seconds", 0)
+    if who is None:
+        return round(sum(seconds.values()), 1)
+    return round(seconds[who], 1) if who in seconds else None
