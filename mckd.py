@@ -106,7 +106,7 @@ class Student:
     def label(self, inputs):
         shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
         compared = self.run.test_inputs + ([] if self.which == "final" else self.run.held_out)
-        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.name, inputs + compared)):
+        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.stage, self.name, inputs + compared)):
             self.learn_and_label(inputs, compared)
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
         return self.given(inputs)
@@ -121,7 +121,7 @@ class Student:
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-        student.seed = seed
+        student.seed, student.samples = seed, run.settings.samples
         recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
         examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
@@ -191,6 +191,8 @@ def make_run(settings):
     """Load the data and say which it is. Returns the run, its teacher, and what its config.json is to hold; nothing is written yet."""
     data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
     print(data.headline(), flush=True)
+    if known := {x.input for x in data.labeled}.intersection(x.input for x in data.test):
+        print(f"{len(known)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
     task = make_task(data.config)
     task.learn(data.labeled)
     wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,7 +225,7 @@ def make_run(settings):
     settings = with_defaults(settings, kind, task)
     config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
-              "student_fingerprint": identified(settings.student),
+              "student_fingerprint": identified(settings.student) if kind else None,
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
     run = Run(settings, data, task, folder, device, metrics)
     if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
@@ -254,7 +256,8 @@ def execute(settings):
     with alone_in(run.folder):
         open_folder(run.folder, config, run.device)
         if ignored := settings.ignored():
-            print(f"--method {settings.method} takes no notice of {', '.join(ignored)}", file=sys.stderr)
+            what = f"--method {settings.method}" if settings.method in ("sft", "teacher") else "--stages 1"
+            print(f"{what} takes no notice of {', '.join(ignored)}", file=sys.stderr)
         return complete(run, teacher)
 
 

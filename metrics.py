@@ -64,7 +64,7 @@ def _mean(scores: list[dict]) -> dict:
 
 def _same_length(gold: list, pred: list) -> None:
     if len(gold) != len(pred):
-        raise ValueError(f"expected one prediction for every gold item: {len(gold)} gold, {len(pred)} predicted")
+        raise ValueError(f"expected as many items on both sides: {len(gold)} and {len(pred)}")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -90,6 +90,8 @@ def bracket_scores(gold: list[str], pred: list[str], words: list[str] | None = N
     Raises GoldError for gold that is not a tree, or not a tree over its `words`.
     """
     _same_length(gold, pred)
+    if words is not None:
+        _same_length(gold, words)
     per_sentence, complete, valid = [], 0, 0
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         try:
@@ -356,6 +358,10 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     sentences = [split_words(sentence) for sentence in inputs]
     if kind == "slots":
         a = [text if _predicted_tags(text, len(words)) else " ".join("O" for _ in words) for text, words in zip(a, sentences)]
+    if kind == "text":
+        each = score(kind, a, b)["per_sentence"]
+        f1s = [found["f1"] if split_words(text) else 0.0 for text, found in zip(a, each)]       # two empty texts are no answers
+        return sum(f1s) / len(f1s) if f1s else 0.0
     if kind != "tree":
         return score(kind, a, b)["f1"]
     f1s = []

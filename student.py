@@ -27,7 +27,7 @@ from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tok
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose, context_length, fast_dtype,
-                           make_cursor)
+                           make_cursor, those_that_fit)
 from data.models import first_line, identified, load_causal_lm, load_config, load_encoder_decoder
 from data.splits import CommandLine, DataError, Label, read_sentences, run_command, write_atomically
 from data.t5 import T5, Memory, T5Decoder
@@ -159,6 +159,8 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     if student.cut:
         print(f"{title}: {student.cut} of {len(encoded)} examples are longer than the model takes and are cut", file=sys.stderr)
     lengths = [len(source) + len(target) for source, target in encoded]
+    if not lengths:
+        raise DataError(f"{title}: expected at least one example")
     steps_an_epoch = math.ceil(len(encoded) / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
     steps = epochs * steps_an_epoch
@@ -200,7 +202,8 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
 
 class Seq2SeqStudent:
     """An encoder-decoder."""
-    seed, cut = 0, 0                    # the seed of what it draws; how many of the examples last trained on were too long
+    seed, samples = 0, None             # the seed of what it draws, and how many outputs of an input (None: as in SAMPLES)
+    cut = 0                             # how many of the examples last trained on were too long
 
     def __init__(self, model, tokenizer, task, device, kind):
         self.model, self.tokenizer, self.task, self.device, self.kind = model.to(device).eval(), tokenizer, task, device, kind
@@ -282,12 +285,8 @@ class Seq2SeqStudent:
         times as fast as 8.) `chances`: every input's, as in Cursor."""
         lengths = [len(self.encode_input(input)) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: -lengths[i])
-        too_long = [i for i in order if 4 * lengths[i] >= self.limit]                       # its output would not fit
-        yield from ((i, Label(inputs[i], self.task.fallback(inputs[i]))) for i in too_long)
-        order = order[len(too_long):]
-        if too_long:
-            print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label",
-                  file=sys.stderr)
+        order, too_long = those_that_fit(order, inputs, lengths, self.task, self.encode, self.limit)
+        yield from too_long
         if self.t5:
             self.t5.prepare(fast_dtype(self.device))
         vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
@@ -314,7 +313,7 @@ class Seq2SeqStudent:
 
 class CausalStudent:
     """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step."""
-    kind, seed, cut = "causal", 0, 0    # seed and cut: as above
+    kind, seed, samples, cut = "causal", 0, None, 0         # as above
 
     def __init__(self, model, tokenizer, task, device):
         self.model, self.tokenizer, self.task, self.device = model.to(device).eval(), tokenizer, task, device
@@ -365,14 +364,14 @@ class CausalStudent:
 def label(student, inputs, title="labelling", quiet=False, place=None, samples=None, beside=None, weight=0):
     """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`.
 
-    With `samples` (None: those in SAMPLES), a label is the task's vote on so many outputs, each drawn by its probability (minimum
+    With `samples` (None: the student's own), a label is the task's vote on so many outputs, each drawn by its probability (minimum
     Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so company does
     not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
     CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4,
     62.7, 63.4. Slots get worse.) `beside`: {input: Label} by another, the teacher, each of which counts as `weight`
     outputs in that vote; a bracket then needs as many votes.
     """
-    samples = samples or SAMPLES.get((student.kind, student.task.kind), 1)
+    samples = samples or student.samples or SAMPLES.get((student.kind, student.task.kind), 1)
     labels, step = [], DRAWN if samples > 1 else max(1, len(inputs))
     with tqdm(total=samples * len(inputs), desc=title, unit="output", disable=quiet, position=place, leave=place is None) as progress:
         for begin in range(0, len(inputs), step):
@@ -427,7 +426,7 @@ def save_student(student, folder):
     except SafetensorError as error:                        # such as a full disk
         raise DataError(f"{folder}: the student cannot be written: {str(error).splitlines()[0]}") from None
     student.tokenizer.save_pretrained(folder)
-    about = {"kind": student.kind, "seed": student.seed, **student.task.config()}
+    about = {"kind": student.kind, "seed": student.seed, "samples": student.samples, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)
     write_atomically(Path(folder) / "student.json", json.dumps(about) + "\n")
@@ -445,7 +444,7 @@ def load_student(folder, device=torch.device("cpu")):
             model, tokenizer = load_encoder_decoder(folder)
             tokenizer = parted_by_spaces(tokenizer) if about["kind"] == "tiny" and task.kind == "text" else tokenizer
             student = Seq2SeqStudent(model, tokenizer, task, device, about["kind"])
-        student.seed = about.get("seed", 0)
+        student.seed, student.samples = about.get("seed", 0), about.get("samples")
         return student
     except Exception as error:                              # the files may be anybody's
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {first_line(error)}") from None
@@ -458,7 +457,7 @@ def main():
     parser.add_argument("--model", required=True, help="a student's folder: runs/NAME/final")
     parser.add_argument("--pretty", action="store_true", help="draw the tree or the slots")
     parser.add_argument("--samples", type=int,
-                        help="outputs drawn for a sentence, and voted; 1: decode greedily (tiny, of trees: 4, else 1)")
+                        help="outputs drawn for a sentence, and voted; 1: decode greedily (as in the run that trained it)")
     args = parser.parse_args()
     if args.samples is not None and args.samples < 1:
         raise DataError(f"--samples: expected at least 1, found {args.samples}")

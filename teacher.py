@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from data.api import ChatServer, check_address
-from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor
+from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor, those_that_fit
+from data.folders import one_at_a_time
 from data.models import identified, load_causal_lm
 from data.noise import noisy
 from data.splits import (GOES_ON, SPLITS, CommandLine, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels,
@@ -129,12 +130,9 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
         return tokenizer(question(task, inputs[i]), add_special_tokens=False).input_ids
     lengths = [len(prompt(i)) for i in range(len(inputs))]
     order = sorted(range(len(inputs)), key=lambda i: (-lengths[i], i))
-    room = context_length(decoder.model) - decoder.prompt_length        # an output is about twice as long as its input
-    fits = [i for i in order if 4 * lengths[i] < room]
-    too_long = order[:len(order) - len(fits)]
-    yield from ((i, Label(inputs[i], task.fallback(inputs[i]))) for i in too_long)
-    if too_long:
-        print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+    room = context_length(decoder.model) - decoder.prompt_length
+    fits, too_long = those_that_fit(order, inputs, lengths, task, encode, room)
+    yield from too_long
     for begin in range(0, len(fits), PREPARED):
         part = fits[begin:begin + PREPARED]
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
@@ -200,7 +198,9 @@ class APITeacher(Teacher):
 
     def label(self, inputs):
         """Yields (index, Label) as the answers come; an input that the server refuses has an empty one."""
-        for i, answer in self.server.ask_all(inputs, lambda input: f"{self.prompt}{question(self.task, input)}"):
+        cache = cache_file(self)                            # what it holds the server has answered
+        heard = cache.exists() and cache.stat().st_size > 0
+        for i, answer in self.server.ask_all(inputs, lambda input: f"{self.prompt}{question(self.task, input)}", heard):
             yield i, Label(inputs[i], answer)
 
 
@@ -300,22 +300,20 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
 def label_with_cache(teacher, inputs, cache, quiet=False):
     """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to.
 
-    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone.
+    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Who comes while another process adds
+    labels waits, and has those.
     """
-    known = dict.fromkeys(inputs)
     cache = Path(cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    if cache.exists():
-        with open(cache, "rb") as file:
-            size = os.fstat(file.fileno()).st_size          # first: another run may be adding labels
-            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+    with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
+        with open(cache, "rb") as lines:
+            size = os.fstat(lines.fileno()).st_size         # first: where nobody waits, another run may be adding labels
+            whole = sum(len(line) for line in lines if line.endswith(b"\n"))
         if whole < size:
             os.truncate(cache, whole)
-        if whole:
-            known = read_labels(cache, inputs)
-    missing = [input for input, label in known.items() if label is None]
-    if missing:
-        with open(cache, "a", encoding="utf-8") as file:
+        known = read_labels(cache, inputs) if whole else dict.fromkeys(inputs)
+        missing = [input for input, label in known.items() if label is None]
+        if missing:
             for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
                 known[label.input] = label
                 file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")

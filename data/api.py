@@ -35,9 +35,10 @@ class ChatServer:
         if not (key := os.environ.get("OPENAI_API_KEY", "")).isascii() or not key.isprintable():
             raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")                # it is not shown
 
-    def ask_all(self, inputs, question):
+    def ask_all(self, inputs, question, heard=False):
         """Yields (index, answer) as the answers to question(input) come; one that the server refuses has an empty answer. Raises DataError
-        where the server fails, after the answers that are on their way, or refuses the first questions, as many as are asked at once."""
+        where the server fails, after the answers that are on their way, or refuses the first questions, as many as are asked at once.
+        `heard`: it has answered before, so that it may refuse all of these."""
         waiting, answered, stopped = queue.SimpleQueue(), queue.SimpleQueue(), Event()
         for i in range(len(inputs)):
             waiting.put(i)
@@ -56,7 +57,7 @@ class ChatServer:
                 answered.put(None)                                  # no more from this one
 
         workers = min(self.at_once, len(inputs))
-        failure, refused, heard, working = None, [], False, workers
+        failure, refused, told, working = None, [], 0, workers
         for _ in range(workers):
             Thread(target=work, daemon=True).start()      # who interrupts does not wait for answers that are on their way
         try:
@@ -66,18 +67,20 @@ class ChatServer:
                     continue
                 i, answer = found
                 if isinstance(answer, Refused) and (heard or len(refused) + 1 < workers):
-                    refused.append(i)
+                    refused.append(i)                               # told as soon as the server is known to answer others
                 elif isinstance(answer, Exception):
                     failure = failure or answer
                     stopped.set()                                   # nothing new is asked
                 else:
                     heard = True
                     yield i, answer
+                while heard and told < len(refused):
+                    told += 1
+                    yield refused[told - 1], ""
         finally:
             stopped.set()
-        if heard and refused:
-            print(f"{self.url}: {len(refused):,} inputs are refused; their answers are empty", file=sys.stderr)
-            yield from ((i, "") for i in refused)
+            if told:
+                print(f"{self.url}: {told:,} inputs are refused; their answers are empty", file=sys.stderr)
         if failure:
             raise failure
 
@@ -86,6 +89,7 @@ class ChatServer:
         body = json.dumps({"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": question}]})
         key, kind = os.environ.get("OPENAI_API_KEY"), DataError
         for attempt in range(self.tries):
+            wait = min(30, 2 ** attempt * (0.5 + random.random()))          # seconds
             try:
                 request = urllib.request.Request(f"{self.url}/chat/completions", body.encode(), {"Content-Type": "application/json"})
                 if key:                                             # "unredirected": it must not follow to another server
@@ -103,11 +107,13 @@ class ChatServer:
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
+                if (asked_for := error.headers.get("Retry-After", "")).isdecimal():         # such as a limit of requests a minute
+                    wait = max(wait, min(120, int(asked_for)))
             except (OSError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
             except (ValueError, LookupError, TypeError, RecursionError):
                 problem = "expected a chat completion in JSON, found something else"
-            if attempt + 1 < self.tries and stopped.wait(min(30, 2 ** attempt * (0.5 + random.random()))):
+            if attempt + 1 < self.tries and stopped.wait(wait):
                 break
         raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
 

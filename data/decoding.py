@@ -5,13 +5,14 @@ tokens may come next in one output, takes what is forced without asking the mode
 Cursors serve every model: a PackedDecoder drives many of them with a causal LM, student.py with an encoder-decoder.
 """
 import copy
+import sys
 from contextlib import contextmanager
 
 import torch
 import transformers
 from transformers import DynamicCache, EncoderDecoderCache
 
-from data.splits import DataError
+from data.splits import DataError, Label
 from data.trees import split_words
 
 
@@ -44,6 +45,19 @@ def context_length(model):
     """How many tokens the model takes. Where its config names no limit, memory sets one to an encoder-decoder such as T5: its
     attention takes the square of a sentence's length. A causal LM then has practically none."""
     return getattr(model.config, "max_position_embeddings", None) or (2048 if model.config.is_encoder_decoder else 10 ** 9)
+
+
+def those_that_fit(order, inputs, lengths, task, encode, room):
+    """`order` (indices of inputs) without the inputs for which the model has no `room` (in tokens), and (index, Label) of these, the
+    fallback; says how many there are. An output holds its input's tokens (`lengths`), and at most two brackets or one tag a word."""
+    symbol = max((len(encode(symbol)) for symbol in task.symbols), default=1) * (2 if task.kind == "tree" else 1)
+
+    def fits(i):
+        return lengths[i] + max(3 * lengths[i], lengths[i] + symbol * len(split_words(inputs[i]))) < room
+    too_long = [i for i in order if not fits(i)]
+    if too_long:
+        print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
+    return [i for i in order if fits(i)], [(i, Label(inputs[i], task.fallback(inputs[i]))) for i in too_long]
 
 
 class Cursor:

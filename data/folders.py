@@ -7,6 +7,7 @@
              final/                  the last student: its weights (safetensors), its tokenizer
              results.json, report.md
 """
+import filecmp
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ except ImportError:                     # Windows
 import torch
 import transformers
 
+from data.decoding import fast_dtype
 from data.splits import DataError, parse_object, read_labels, write_atomically
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
@@ -32,6 +34,7 @@ NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
                 "teacher_weight", "recipes"),
     "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
+MADE_WITH = ("code", "versions", "threads", "precision")       # what else decides the bytes: a run goes on with others, but says so
 
 
 def run_folder(settings, data):
@@ -54,36 +57,46 @@ def run_folder(settings, data):
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
     trained a student there; what such a run left before its first student is thrown away."""
-    differences, code, begun, about = [], source_digest(), False, {}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
+            "precision": str(fast_dtype(device)).removeprefix("torch."), "device": str(device), "git_commit": git_commit()}
     if (folder / "config.json").exists():
-        about = read_config(folder)
-        found = about["settings"]
-        differences = [f"{name} {found.get(name)!r} there, {value!r} here" for name, value in settings_that_count(settings).items()
-                       if found.get(name) != value]
         begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
-        if begun and about.get("code") != code:
-            print(f"{folder}: what it holds was made by other code than this (commit {about.get('git_commit')}) and stays as it is, "
-                  "what it lacks is made by this code; delete it to make all of it anew", file=sys.stderr)
-        if differences and begun:
-            what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
-            raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
-        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")) if differences else ():
-            left.unlink(missing_ok=True)
+        same = compare(folder, here, begun)
     elif folder.is_file() or any(path.is_file() and not path.match(".*.tmp") for path in folder.rglob("*")):   # left by a crash
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
+    else:
+        begun = same = False
     (folder / "students").mkdir(parents=True, exist_ok=True)
     (folder / "pseudolabels").mkdir(exist_ok=True)
     for left in folder.rglob(".*.tmp"):
         left.unlink()
-    if differences or not begun and about.get("code") != code:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-        about = {"settings": settings, "versions": versions, "git_commit": git_commit(), "code": code, "device": str(device)}
-        write_atomically(folder / "config.json", json.dumps(about, indent=2) + "\n")
+    if not (begun or same):
+        write_atomically(folder / "config.json", json.dumps(here, indent=2) + "\n")
     log = folder / "log.jsonl"
     log.touch()                                         # a run whose labels are all known logs nothing
     if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
     logged(folder)                                      # what is damaged is said now, not after hours
+
+
+def compare(folder, here, begun):
+    """Whether the run in this folder was made with what config.json would say of it `here` (a dict). Where it has `begun`, other
+    settings are a DataError, and other code, say, is said; where not, labels that were made with other settings are thrown away."""
+    there = read_config(folder)
+    differences = [f"{name} {there['settings'].get(name)!r} there, {value!r} here"
+                   for name, value in settings_that_count(here["settings"]).items() if there["settings"].get(name) != value]
+    others = [name for name in MADE_WITH if there.get(name) != here[name]]
+    if begun and differences:
+        what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
+        raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
+    if begun and others:
+        print(f"{folder}: what it holds was made with other {' and '.join(others)} than this (commit {there.get('git_commit')}) and stays "
+              "as it is, what it lacks is made with these; delete it to make all of it anew", file=sys.stderr)
+    if differences:
+        for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")):
+            left.unlink(missing_ok=True)
+    return not differences and not others
 
 
 def settings_that_count(settings):
@@ -110,16 +123,19 @@ def kept_labels(file, inputs, remedy):
     return found
 
 
-def adopt_student(folder, name, inputs):
-    """Take a student from a run beside this one that differs in its number of stages alone, and so has trained the very same
-    student: its labels (these inputs' must be among them), and its lines of the log. Returns whether there was one."""
+def adopt_student(folder, stage, name, inputs):
+    """Take a student from a run beside this one that differs in its number of stages alone and had the same labels to learn from, and so
+    has trained the very same student: its labels (these inputs' must be among them), and its lines of the log. Returns whether there
+    was one."""
     def about(run):
         found = read_config(run)
         return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
+    learnt = Path("pseudolabels", f"stage{stage - 1}.jsonl")
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
         try:
-            events = [event for event in logged(other) if event.get("student") == name] if about(other) == about(folder) else None
+            same = about(other) == about(folder) and filecmp.cmp(other / learnt, folder / learnt, shallow=False)
+            events = [event for event in logged(other) if event.get("student") == name] if same else None
         except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
         if events is not None and None not in read_labels(labels, inputs).values():
@@ -170,6 +186,20 @@ def alone_in(folder):
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_UN)            # for processes, too, that this one has forked
         os.close(lock)
+
+
+@contextmanager
+def one_at_a_time(file):
+    """Wait until no other process is inside with this open file. (Not on Windows, and not where a file system cannot lock.)"""
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{file.name}: waiting for another process that adds to it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
+    yield                                               # who closes the file lets the next one in
 
 
 def log_event(folder, event):

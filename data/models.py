@@ -101,9 +101,10 @@ def converted_gguf(file):
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
             read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False)
-        except (ImportError, ValueError) as error:
-            hint = " (GGUF needs: pip install gguf accelerate)" * isinstance(error, ImportError)
-            raise DataError(f"{file}: {str(error).splitlines()[0]}{hint}") from None
+        except ImportError as error:
+            raise DataError(f"{file}: {first_line(error)} (GGUF needs: pip install gguf accelerate)") from None
+        except Exception as error:                                      # the file may be anybody's, or cut off
+            raise DataError(f"{file}: expected a GGUF file of a causal LM: {first_line(error)}") from None
         # A model read from GGUF refuses to be saved; the same weights in a plain model do not.
         config = read.config
         del config.quantization_config

@@ -339,7 +339,13 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
         if number is not None and number < 1:                           # before anything is downloaded
             raise DataError(f"{option} {number}: expected at least 1")
     origin = source or fetch(corpus, cache)
-    files = read_source(origin, FILES[corpus])
+    try:
+        files = read_source(origin, FILES[corpus])
+    except DataError as error:
+        if source or not origin.is_file():
+            raise
+        origin.unlink()
+        raise DataError(f"{error}; it has been removed, the same command downloads it again") from None
     everything = list(tqdm(READERS[corpus](files), desc=f"reading {corpus}", unit=" sentences"))
     if corpus == "craft" and source is None:
         articles = sum(path.endswith(".tree") for path in files)
@@ -374,13 +380,14 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
         for name, content in (("task.json", task), ("prepare.json", record)):
             write_atomically(Path(beside, name), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         # Nothing in `out` has changed until all of it is written. task.json makes it a data folder: it goes first and comes last.
+        # prepare.json, which lets this command write here again, is there from the first moment.
         (out / "task.json").unlink(missing_ok=True)
-        for path in sorted(Path(beside).iterdir(), key=lambda path: path.name == "task.json"):
+        for path in sorted(Path(beside).iterdir(), key=lambda path: (path.name == "task.json") - (path.name == "prepare.json")):
             os.replace(path, out / path.name)
     return record
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = CommandLine(prog="python data/prepare.py", description=__doc__)
     parser.add_argument("corpus", choices=list(CORPORA))
     parser.add_argument("--source", type=Path, metavar="FOLDER_OR_ARCHIVE",
@@ -394,15 +401,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # The real CRAFT goes beside the bundled sample, where load_data looks first.
     out = options.out or ROOT / "data" / ("craft/real" if options.corpus == "craft" else options.corpus)
-    try:
-        record = prepare(options.corpus, options.source, out, options.labeled, options.seed, options.max_words)
-    except (DataError, OSError) as error:
-        print(f"prepare.py: {error}", file=sys.stderr)
-        return 2
+    record = prepare(options.corpus, options.source, out, options.labeled, options.seed, options.max_words)
     print(table(record["sentences"]))
     print(f"{out}: " + ", ".join(f"{n:,} {split}" for split, n in record["splits"].items()))
-    return 0
 
 
 if __name__ == "__main__":
-    run_command(lambda: sys.exit(main()), GOES_ON)
+    run_command(main, GOES_ON)

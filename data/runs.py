@@ -57,7 +57,8 @@ class Settings:
     unlabeled: int = field(default=None, metadata={"help": "unlabeled inputs to use (all)"})
     test: int = field(default=1000, metadata={"help": "test sentences to score, a fixed sample; 0 for all"})
     max_words: int = field(default=None, metadata={"help": "leave longer sentences out"})
-    seed: int = field(default=0, metadata={"help": "of the partition, the initialisation, the order of training and what --samples draws"})
+    seed: int = field(default=0, metadata={
+        "help": "of the partition, the initialisation, the order of training, what --samples draws, and of noisy: and tuned: teachers"})
     epochs: int = field(default=None, metadata={
         "help": "on the pseudolabels; where it is given there is no least number of steps (the student's kind decides: see RECIPES in "
                 "student.py)"})
@@ -83,8 +84,9 @@ class Settings:
             raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
 
     def ignored(self):
-        """The options that are given, though this method takes no notice of them."""
-        return [f"--{name.replace('_', '-')}" for name in NOT_COMPARED_OF_METHOD.get(self.method, ())
+        """The options that are given, though this method, or vanilla KD, takes no notice of them."""
+        unused = NOT_COMPARED_OF_METHOD.get(self.method, ()) + ("teacher_weight",) * (self.stages == 1)
+        return [f"--{name.replace('_', '-')}" for name in dict.fromkeys(unused)
                 if getattr(self, name, None) != getattr(Settings, name, None)]
 
 

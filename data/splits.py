@@ -169,7 +169,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         fingerprint.update(split.encode())
         for x in splits[split]:  # one by one: the JSON of a whole pool is not needed at once
             fingerprint.update(json.dumps(x).encode())
-    return Data(folder=folder, name=config.get("name", folder.name), sample=config.get("sample", False), kind=config["task"],
+    return Data(folder=folder, name=config.get("name", folder.resolve().name), sample=config.get("sample", False), kind=config["task"],
                 config=config, **splits, available=available, left_out=left_out, max_words=max_words,
                 fingerprint=fingerprint.hexdigest())
 

@@ -16,7 +16,7 @@ from conftest import ROOT
 from data import api as chat
 from data.splits import DataError, Example, read_pseudolabels
 from test_teacher import PENN, TREE, labels, make_data
-from teacher import APITeacher, Label, label_with_cache, make_teacher, read_answer
+from teacher import APITeacher, Label, cache_file, label_with_cache, make_teacher, read_answer
 
 KEY = "sk-test-0123456789"
 
@@ -266,6 +266,32 @@ def test_api_that_refuses_all_is_said_before_all_are_asked(server):
     with pytest.raises(DataError, match="HTTP 400 Bad Request .model some-model."):
         labels(api(server, at_once=4), [f"word {i}" for i in range(50)])
     assert len(server.seen) < 20
+
+
+def test_refused_inputs_are_kept_at_once_and_do_not_stop_who_goes_on(server, tmp_path, monkeypatch):
+    """The run is interrupted when all but two inputs have their answers, and those two are refused."""
+    monkeypatch.chdir(tmp_path)
+    inputs = [f"word {i}" for i in range(6)]
+
+    def answer(asked):
+        if asked in ("word 1", "word 4", "word 5"):
+            raise PermissionError(400)
+        return f"( {asked} )"
+    server.answer = answer
+    made = api(server, at_once=1)
+    labelling = made.label(inputs)
+    assert [next(labelling)[0] for _ in range(4)] == [0, 1, 2, 3]           # input 1 is not put off until the end
+    labelling.close()
+    label_with_cache(made, inputs[:4], cache_file(made), quiet=True)
+    found = label_with_cache(made, inputs, cache_file(made), quiet=True)
+    assert [x.output for x in found] == ["( word 0 )", "", "( word 2 )", "( word 3 )", "", ""]
+
+
+def test_server_says_how_long_to_wait(server, naps, monkeypatch):
+    monkeypatch.setattr(Handler, "end_headers", lambda self: (self.send_header("Retry-After", "50"), http.server.BaseHTTPRequestHandler.end_headers(self)))
+    server.script = [(429, "slow down")]
+    labels(api(server), ["A dog ran"])
+    assert naps == [50]
 
 
 def test_who_stops_an_api_does_not_wait_until_it_would_ask_again(server, monkeypatch):

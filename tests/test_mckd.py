@@ -475,7 +475,7 @@ def test_config_names_the_code_that_made_the_run(method, here, monkeypatch, caps
         with pytest.raises(KeyboardInterrupt) if code == "old" else nullcontext():
             run(monkeypatch, *options)
         assert json.loads((here / "run/config.json").read_text())["code"] == named
-        assert ("made by other code" in capsys.readouterr().err) == (code == "newer")
+        assert ("made with other code" in capsys.readouterr().err) == (code == "newer")
 
 
 def test_what_a_crash_left_unfinished_does_not_stand_in_the_way(here, monkeypatch):
@@ -702,6 +702,49 @@ def test_student_that_has_lost_a_label_is_not_adopted(here, monkeypatch):
     assert len(students) == 4                           # stage1_B alone is taken
 
 
+def test_student_that_learnt_other_labels_is_not_adopted(here, monkeypatch):
+    """A server may answer otherwise the second time, when the cache of its first answers is gone."""
+    make_folder(here / "data")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
+    Spy(monkeypatch)
+    run(monkeypatch, *arguments, "--stages", 2)
+    cache, = (here / "runs/teacher").glob("*.jsonl")
+    rows = list(read_pseudolabels(cache))
+    write_jsonl(cache, [x._replace(output=f"another {x.output}") for x in rows])
+    students = Spy(monkeypatch).students
+    run(monkeypatch, *arguments, "--stages", 3)
+    assert len(students) == 5                           # none is taken
+
+
+@pytest.mark.parametrize("changed", ["versions", "threads", "precision"])
+def test_other_library_or_number_of_threads_is_said(here, monkeypatch, capsys, changed):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--out", "run"]
+    run(monkeypatch, *arguments)
+    config = json.loads((here / "run/config.json").read_text())
+    (here / "run/config.json").write_text(json.dumps({**config, changed: "other"}))
+    capsys.readouterr()
+    run(monkeypatch, *arguments)
+    assert f"made with other {changed} than this" in capsys.readouterr().err
+
+
+def test_gold_of_test_sentences_is_said(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    shutil.copy(here / "data/labeled.jsonl", here / "data/test.jsonl")
+    for method in ("mckd", "sft"):
+        Spy(monkeypatch)
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--method", method)
+        assert "test inputs stand in the labeled split too; students learn their gold" in capsys.readouterr().err
+
+
+def test_vanilla_kd_says_that_its_teacher_has_no_votes(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--samples", 4, "--teacher-weight", 2)
+    assert "--stages 1 takes no notice of --teacher-weight" in capsys.readouterr().err
+
+
 def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch, capsys):
     make_folder(here / "data")
     arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
@@ -709,7 +752,7 @@ def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch
         monkeypatch.setattr(folders, "source_digest", lambda: code)
         students = Spy(monkeypatch).students
         run(monkeypatch, *arguments, "--stages", stages)
-        assert ("made by other code" in capsys.readouterr().err) == said and len(students) == trained
+        assert ("made with other code" in capsys.readouterr().err) == said and len(students) == trained
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -332,7 +332,13 @@ def test_agreement_of_trees_is_the_bracket_score_against_bare_gold():
     assert agreement("tree", a, b, inputs) == pytest.approx(bracket_scores(a, b, inputs)["f1"])
 
 
+def test_two_empty_texts_are_no_answers_and_so_do_not_agree():
+    assert agreement("text", ["", "a"], ["", "a"], ["x", "y"]) == 50.0
+
+
 def test_an_unknown_kind_and_lists_of_different_lengths():
+    with pytest.raises(ValueError, match="1 and 2"):
+        bracket_scores(["( a b )"], ["( a b )"], ["a b", "c d"])
     for call in (lambda: score("trees", [], []), lambda: agreement("trees", [], [], []), lambda: slot_scores(["O"], [])):
         with pytest.raises(ValueError, match="expected"):
             call()

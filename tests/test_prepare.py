@@ -10,13 +10,14 @@ import sys
 import tarfile
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 from data import prepare as module
 from data.prepare import FILES, Sentence, account, download, main, prepare, read_source, sift, table
-from data.splits import DataError, load_data, read_jsonl
+from data.splits import DataError, load_data, read_jsonl, run_command
 
 RAW = ROOT.parent / "shared" / "raw"
 needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason="the real corpora (../shared/raw) are not here")
@@ -211,10 +212,41 @@ def test_interrupted_prepare_leaves_the_old_data(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_atomically", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        prepare("craft", source, out, labeled=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_atomically", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("craft", source, out, labeled=1)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("renamed", range(6))
+def test_prepare_that_was_interrupted_between_its_files_can_be_repeated(renamed, tmp_path, monkeypatch):
+    source, out, done = write_folder(tmp_path / "corpus", CRAFT), tmp_path / "out", []
+
+    def rename(beside, place):
+        if Path(place).parent == out:
+            if len(done) == renamed:
+                raise KeyboardInterrupt
+            done.append(place)
+        real(beside, place)
+    real = os.replace
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", rename)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("craft", source, out, labeled=2)
+    with pytest.raises(DataError):
+        load_data(out)                                      # it is no data folder yet
+    prepare("craft", source, out, labeled=2)
+    assert load_data(out).labeled
+
+
+def test_downloaded_archive_that_is_broken_is_removed(tmp_path, monkeypatch):
+    """CRAFT's archive has no fixed bytes, so nothing else would find out, this time or the next."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(module, "fetch", lambda corpus, cache: write_folder(cache, {"craft.tar.gz": "half of two"}) / "craft.tar.gz")
+    with pytest.raises(DataError, match="it has been removed, the same command downloads it again"):
+        prepare("craft", None, tmp_path / "out", cache=cache)
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("files", [{"task.json": "{}", "labeled.jsonl": "precious"}, {"labeled.jsonl": "precious"}])
@@ -246,9 +278,11 @@ TRAIN_IDS, TREE_12 = "articles/ids/craft-ids-train.txt", "structural-annotation/
 ])
 def test_bad_corpus_is_one_line_and_exit_code_2(tmp_path, capsys, corpus, files, labeled, expected):
     source = write_folder(tmp_path / "corpus", files)
-    code = main([corpus, "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", str(labeled)])
+    arguments = [corpus, "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", str(labeled)]
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: main(arguments))
     message = capsys.readouterr().err.strip().split("\n")[-1]
-    assert code == 2 and message.startswith("prepare.py: ") and expected in message
+    assert ended.value.code == 2 and message.startswith("error: ") and expected in message
     assert not (tmp_path / "out").exists()
 
 

@@ -259,6 +259,19 @@ def test_the_teachers_label_votes_beside_the_samples_and_a_bracket_needs_as_many
     assert {drawn[x].output, drawn[y].output} != {alone[x].output, alone[y].output}
 
 
+def test_saved_student_draws_as_many_outputs_as_in_its_run(tmp_path):
+    fresh = make_student("tiny", TREE, INPUTS)
+    fresh.samples = 2
+    save_student(fresh, tmp_path / "final")
+    loaded = load_student(tmp_path / "final")
+    assert label(loaded, INPUTS[:8], quiet=True) == label(fresh, INPUTS[:8], quiet=True, samples=2) != label(fresh, INPUTS[:8], quiet=True, samples=4)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(DataError, match="expected at least one example"):
+        train(make_student("tiny", TREE, INPUTS), [], brief("tiny"), quiet=True)
+
+
 def test_same_seed_same_student_from_the_first_weight_to_the_last():
     def make(seed, order, between):
         fresh = make_student("tiny", TREE, INPUTS, seed)
@@ -524,6 +537,11 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     found = label(made, [INPUTS[3], long], quiet=True)
     assert found[1].output == f"( {long} )" and found[0].score is not None
     TREE.check(*found[0][:2])
+    capsys.readouterr()
+    task = make_task({"task": "slots", "instruction": "", "tags": ["O", "B-depart_time.time_relative_to_now"]})     # a tag is many tokens
+    found = label(make_student(str(tmp_path), task, []), ["the", " ".join(["the"] * 12)], quiet=True)
+    assert found[0].score is not None and found[1] == (" ".join(["the"] * 12), " ".join(["O"] * 12), None)
+    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
 
 
 @pytest.mark.parametrize("kind", ["tree", "slots"])

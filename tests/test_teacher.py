@@ -5,6 +5,8 @@ import os
 import random
 import runpy
 import shutil
+import struct
+import threading
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from conftest import NASTY, ROOT, random_sentence, random_tree
-from data import models
+from data import folders, models
 from data.models import load_causal_lm
 from data.splits import DataError, Example, load_data, read_pseudolabels, write_jsonl
 from data.tasks import make_task
@@ -399,7 +401,7 @@ def test_damaged_weights_are_one_line(tmp_path, causal_folder, kept):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more")])
+@pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"), struct.error("a buffer of 4 bytes")])
 def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, problem):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
 
@@ -488,6 +490,27 @@ def test_local_llm_labels_validly_and_the_same_in_any_order_and_in_parts(tmp_pat
         assert [x.output for x in in_parts] == [x.output for x in found]
     other = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations * 3, torch.device("cpu")), inputs)
     assert [x.output for x in other] != [x.output for x in found]            # the prompt is read
+
+
+@pytest.mark.skipif(not folders.fcntl, reason="Windows does not lock files")
+def test_who_comes_while_another_labels_waits_and_has_its_labels(tmp_path, capsys):
+    cache, began, asked = tmp_path / "cache.jsonl", threading.Event(), []
+
+    class Slow(Teacher):
+        def label(self, inputs):
+            for i, x in enumerate(inputs):
+                asked.append(x)
+                yield i, Label(x, f"( {x} )")
+                began.set()
+                while "waiting for another process" not in said:
+                    said.append(capsys.readouterr().err.partition(": ")[2].strip().removesuffix(" that adds to it"))
+    said, found = [], []
+    other = threading.Thread(target=lambda: found.append(label_with_cache(Slow(), ["a b", "c d"], cache, quiet=True)))
+    other.start()
+    assert began.wait(60)
+    mine = label_with_cache(Slow(), ["c d", "a b"], cache, quiet=True)      # a lock is the open file's, so a thread will do
+    other.join()
+    assert sorted(asked) == ["a b", "c d"] and mine == found[0][::-1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
