@@ -28,7 +28,7 @@ import metrics
 from data.folders import adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
 from data.models import identified, load_config
 from data.parallel import side_by_side
-from data.runs import Run, Settings, summary, table
+from data.runs import Run, Settings, device_named, summary, table
 from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder,
                          write_atomically, write_jsonl)
 from data.tasks import make_task
@@ -37,6 +37,7 @@ from teacher import cache_file, check_options, label_with_cache, make_teacher, r
 
 THREADS = torch.get_num_threads()
 MOST_STAGES = 6                          # of --stages auto
+LARGE = 20_000                           # inputs: with so many a pair's students are trained one after the other, to save memory
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -95,8 +96,8 @@ class Student:
         self.run, self.stage, self.which, self.D, self.y, self.gold = run, stage, which, D, y, gold
         self.name = f"stage{stage}_{which}"
         self.file = run.folder / "students" / f"{self.name}.jsonl"
-        # A step of `tiny` is too short for two cores to share. (A large pool had better not be in memory thrice.)
-        self.one_core = which != "final" and run.settings.student == "tiny" and run.device.type == "cpu" and len(D) < 20_000
+        # A step of `tiny` is too short for two cores to share. (Of a large pool each process would need a copy.)
+        self.one_core = which != "final" and run.settings.student == "tiny" and run.device.type == "cpu" and len(D) < LARGE
         self.place = None                                               # of its progress bars, where two students work
         run.students.append(self)
 
@@ -195,13 +196,7 @@ def make_run(settings):
         print(f"{len(known)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
     task = make_task(data.config)
     task.learn(data.labeled)
-    wanted = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        probe = torch.zeros(1, device=wanted)
-        probe.item()                                                    # "meta" is a device without values
-        device = probe.device
-    except (RuntimeError, AssertionError, ImportError):
-        raise DataError(f"--device {wanted}: expected a device that PyTorch has here, such as cpu") from None
+    device = device_named(settings.device)
     check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
     kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))

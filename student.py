@@ -228,7 +228,7 @@ class Seq2SeqStudent:
         return self.encode.all(words) + self.end
 
     def encode_example(self, input, output):
-        """(source, target), token ids, which it knows from then on. `cut` counts those that are too long."""
+        """(source, target), lists of token ids, which join its `vocabulary`. `cut` counts those that are too long."""
         whole = self.encode_input(input), self.encode.all(self.task.pieces(input, output)) + self.end
         source, target = (ids if len(ids) <= self.longest else ids[:self.longest - 1] + self.end for ids in whole)
         self.cut += max(map(len, whole)) > self.longest
@@ -365,8 +365,8 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
     """The student's labels of `inputs` (sentences), in their order: a list of Labels. `place`: as in `train`.
 
     With `samples` (None: the student's own), a label is the task's vote on so many outputs, each drawn by its probability (minimum
-    Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so company does
-    not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
+    Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so what else is
+    in the batch does not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
     CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4,
     62.7, 63.4. Slots get worse.) `beside`: {input: Label} by another, the teacher, each of which counts as `weight`
     outputs in that vote; a bracket then needs as many votes.

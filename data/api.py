@@ -119,6 +119,6 @@ class ChatServer:
 
 
 def check_address(url):
-    """DataError where it holds what had better not be written into the run's folder and into errors."""
+    """DataError for an address that may hold a secret, which would end up in files and errors."""
     if set("@?#").intersection(url):
         raise DataError("--base-url: expected an address alone, found a user name or a query; a key goes into OPENAI_API_KEY")

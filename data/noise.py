@@ -1,5 +1,5 @@
 """Gold with noise, for teaching and tests: what an LLM's mistakes look like when they are made to measure."""
-from data.trees import bare_spans, read_tree, split_words, write_bare
+from data.trees import bare_spans, crosses, read_tree, split_words, write_bare
 
 
 def noisy(task, input, gold, rate, chance):
@@ -20,8 +20,7 @@ def _noisy_tree(task, input, gold, rate, chance):
         if chance.random() < rate:
             kept.discard((start, end))
             moved = chance.choice([None, (start - 1, end), (start + 1, end), (start, end - 1), (start, end + 1)])
-            if moved and moved[0] >= 0 and moved[1] <= len(words) and moved[1] - moved[0] > 1 and not any(
-                    a < moved[0] < b < moved[1] or moved[0] < a < moved[1] < b for a, b in kept):
+            if moved and moved[0] >= 0 and moved[1] <= len(words) and moved[1] - moved[0] > 1 and not crosses(moved, kept):
                 kept.add(moved)
     return write_bare(words, sorted(kept | {whole}, key=lambda span: (span[0], -span[1])))
 

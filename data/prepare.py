@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 from tqdm import tqdm  # noqa: E402
 
 from data.splits import GOES_ON, SPLITS, CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.tasks import BIO  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
 PARTS = ("train", "valid", "test")
@@ -149,7 +150,7 @@ def read_slots(files: dict[str, str]) -> Iterator[Sentence]:
                 reason = "no words"
             elif len(words) != len(tags):
                 reason = "not one tag a word"
-            elif not all(re.fullmatch(r"O|[BI]-.+", tag) for tag in tags):
+            elif not all(BIO.fullmatch(tag) for tag in tags):
                 reason = "a tag other than O, B-x, I-x"
             yield Sentence(part, " ".join(words), " ".join(tags), reason)
 

@@ -30,7 +30,7 @@ class Settings:
     stages: int = field(default=3, metadata={
         "type": number_of_stages,
         "help": "number of stages, the final one included; 1 is vanilla KD; auto: for as long as a pair's labels seem better than those it "
-                "learnt from, by how far the two students agree (six at most; a pair that has learnt next to nothing is not found out); "
+                "learnt from, by how far the two students agree (six at most; a pair that has learnt next to nothing is not detected); "
                 "the first labels that do not are left out"})
     teacher: str = field(default="auto", metadata={
         "help": "auto (the data folder's pseudolabels.jsonl), replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL, "
@@ -92,6 +92,17 @@ class Settings:
 
 COMPARED = 200                          # sentences on which a stage's two students are compared
 LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages auto: over their likeness to the teacher, and by a stage
+
+
+def device_named(name):
+    """The torch.device that --device names; DataError where there is none here."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()                                                    # "meta" is a device without values
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError):
+        raise DataError(f"--device {name}: expected a device that PyTorch has here, such as cpu") from None
 
 
 @dataclass
@@ -181,7 +192,7 @@ class Run:
         al., UAI 2014, estimate accuracy from agreement). But students share what they learnt, and we compare them on other sentences
         than those that the teacher has labelled, so agreement must lead by LEAST_LEAD; and of a later stage, whose teachers are
         students themselves, it must rise by LEAST_RISE. Of its own half (`--method own`) a student has learnt the teacher's labels,
-        so its first pair is not compared. A pair that has learnt next to nothing writes alike, and is not found out.
+        so its first pair is not compared. A pair that has learnt next to nothing gives near-identical outputs, and is not detected.
         """
         if stage == 1 and self.settings.method == "own":
             return True

@@ -24,7 +24,7 @@ The same constraint serves the teacher and the students, so every output is a we
 import re
 from collections import Counter
 
-from data.trees import bare_spans, draw, escape, mend, read_tree, split_words, write_bare
+from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-\S+")      # a tag of a slot frame
 
@@ -155,9 +155,9 @@ class TreeTask:
         words = split_words(input)
         votes = Counter(span for output in outputs for span in bare_spans(read_tree(output, words)))
         kept = []
-        for start, end in sorted(votes, key=lambda span: (-votes[span], span)):
-            if votes[start, end] >= least and not any(a < start < b < end or start < a < end < b for a, b in kept):
-                kept.append((start, end))
+        for span in sorted(votes, key=lambda span: (-votes[span], span)):
+            if votes[span] >= least and not crosses(span, kept):
+                kept.append(span)
         return write_bare(words, kept)
 
     def draw(self, input, output):

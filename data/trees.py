@@ -21,6 +21,7 @@ two trees over the same words are compared by comparing two lists.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, compress
@@ -243,6 +244,12 @@ def bare_spans(tree: Tree) -> list[tuple[int, int]]:
 
 # ----------------------------------------------------------------------------------------------------
 # Writing
+
+def crosses(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+    """Whether a span (start, end) overlaps one of the others without one of the two holding the other: no tree has both."""
+    start, end = span
+    return any(a < start < b < end or start < a < end < b for a, b in others)
+
 
 def write_penn(tree: Tree) -> str:
     """The tree in Penn format, on one line. `read_penn` reads it back. ValueError where the tree has no tags."""

@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data.runs import Settings  # noqa: E402
 from data.splits import CommandLine, DataError, run_command  # noqa: E402
 from student import GOLD_COPIES, SAMPLES  # noqa: E402
 
@@ -61,7 +62,7 @@ def method_of(settings):
     method, gold = settings["method"], settings["labeled"] or 50
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
-    plain = {"votes": 1, "gold_epochs": 6, "epochs": None, "batch_size": None, "lr": None, "free": False}
+    plain = {name: getattr(Settings, name) for name in ("votes", "gold_epochs", "epochs", "batch_size", "lr", "free")}
     taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold == 50
     if any(settings.get(name, value) != value for name, value in plain.items()) or method != "sft" and not taught:
         return None

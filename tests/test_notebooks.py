@@ -52,3 +52,4 @@ def test_runs_top_to_bottom_on_a_miniature_setting(notebook, tmp_path, monkeypat
     assert names
     book.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(f"{name} = {MINIATURE[name]!r}" for name in names)))
     nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert not [output for cell in book.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
