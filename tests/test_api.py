@@ -194,7 +194,8 @@ def test_key_is_neither_shown_nor_written(server, naps, monkeypatch, tmp_path, c
 
 def test_key_in_a_servers_reason_is_not_shown(server, naps, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(Handler, "send_response", lambda self, status: self.send_response_only(status, f"bad {self.headers['Authorization']}"))
+    monkeypatch.setattr(Handler, "send_response",
+                        lambda self, status: self.send_response_only(status, f"bad {self.headers['Authorization']}"))
     server.script = [(401, "")]
     with pytest.raises(DataError, match="HTTP 401 Unauthorized") as error:
         labels(api(server), ["A dog ran"])
@@ -218,7 +219,8 @@ def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
 
 
 def test_answer_that_is_no_completion_is_said_in_words(server, naps):
-    server.script = [(200, "<html>"), (200, "[]"), (200, '{"choices": []}'), (200, '{"choices": [{"message": {"content": 3}}]}'), (200, "{}")]
+    bodies = ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "{}"]
+    server.script = [(200, body) for body in bodies]
     with pytest.raises(DataError, match="expected a chat completion in JSON, found something else"):
         labels(api(server), ["A dog ran"])
 
@@ -288,7 +290,10 @@ def test_refused_inputs_are_kept_at_once_and_do_not_stop_who_goes_on(server, tmp
 
 
 def test_server_says_how_long_to_wait(server, naps, monkeypatch):
-    monkeypatch.setattr(Handler, "end_headers", lambda self: (self.send_header("Retry-After", "50"), http.server.BaseHTTPRequestHandler.end_headers(self)))
+    def end_headers(self):
+        self.send_header("Retry-After", "50")
+        http.server.BaseHTTPRequestHandler.end_headers(self)
+    monkeypatch.setattr(Handler, "end_headers", end_headers)
     server.script = [(429, "slow down")]
     labels(api(server), ["A dog ran"])
     assert naps == [50]
@@ -345,8 +350,10 @@ def test_interrupted_while_a_server_thinks_it_ends_and_keeps_what_it_has(server,
             over.wait(60)
         return f"( {asked} )"
     server.answer = answer
-    command = [sys.executable, str(ROOT / "teacher.py"), "--data", "data", "--teacher", "openai:m", "--base-url", server.url, "--out", "out.jsonl"]
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=dict(os.environ, OPENAI_API_KEY=""))
+    command = [sys.executable, str(ROOT / "teacher.py"), "--data", "data", "--teacher", "openai:m", "--base-url", server.url,
+               "--out", "out.jsonl"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                               env=dict(os.environ, OPENAI_API_KEY=""))
     try:
         assert slow.wait(120)
         while not (caches := list((tmp_path / "runs" / "teacher").glob("*.jsonl"))) or not caches[0].read_text().endswith("\n"):

@@ -264,7 +264,8 @@ def test_saved_student_draws_as_many_outputs_as_in_its_run(tmp_path):
     fresh.samples = 2
     save_student(fresh, tmp_path / "final")
     loaded = load_student(tmp_path / "final")
-    assert label(loaded, INPUTS[:8], quiet=True) == label(fresh, INPUTS[:8], quiet=True, samples=2) != label(fresh, INPUTS[:8], quiet=True, samples=4)
+    two, four = (label(fresh, INPUTS[:8], quiet=True, samples=n) for n in (2, 4))
+    assert label(loaded, INPUTS[:8], quiet=True) == two != four
 
 
 def test_no_examples_are_refused():

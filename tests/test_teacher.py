@@ -401,7 +401,8 @@ def test_damaged_weights_are_one_line(tmp_path, causal_folder, kept):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"), struct.error("a buffer of 4 bytes")])
+@pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"),
+                                     struct.error("a buffer of 4 bytes")])
 def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, problem):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
 
@@ -588,7 +589,8 @@ def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
     assert code == 2 and "pipe: expected a file" in capsys.readouterr().err and Path("pipe").is_fifo()
 
 
-@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"), ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
+@pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"),
+                                        ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
 def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     make_data(tmp_path / "other")
