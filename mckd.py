@@ -165,13 +165,9 @@ class CachedTeacher:
         return read_answers(self.run.task, (answers.pop(x) for x in inputs))          # as they were given they need not stay
 
     def answers(self, inputs):
-        cache = cache_file(self.teacher)
-        known = cache.stat().st_size if cache.exists() else 0
-        began = time.perf_counter()
-        labels = label_with_cache(self.teacher, inputs, cache, self.run.settings.quiet)
-        if cache.stat().st_size > known:                                # else nothing was asked
-            log_event(self.run.folder, {"event": "teacher", "labels": len(labels), "seconds": round(time.perf_counter() - began, 1)})
-        return dict(zip(inputs, labels))
+        def log(seconds):
+            log_event(self.run.folder, {"event": "teacher", "labels": len(inputs), "seconds": round(seconds, 1)})
+        return dict(zip(inputs, label_with_cache(self.teacher, inputs, cache_file(self.teacher), self.run.settings.quiet, log)))
 
     def test_scores(self):
         """"f1" and "valid" on the test split; an answer that cannot be read scores 0."""
@@ -192,8 +188,6 @@ def make_run(settings):
     """Load the data and say which it is. Returns the run, its teacher, and what its config.json is to hold; nothing is written yet."""
     data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
     print(data.headline(), flush=True)
-    if known := {x.input for x in data.labeled}.intersection(x.input for x in data.test):
-        print(f"{len(known)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
     task = make_task(data.config)
     task.learn(data.labeled)
     device = device_named(settings.device)
@@ -239,7 +233,7 @@ def with_defaults(settings, kind, task):
     if weight is None:
         votes = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
         weight = samples // 2 if votes else 0
-    elif relabels and weight >= samples:
+    elif relabels and settings.stages != 1 and weight >= samples:
         raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {samples}), found {weight}")
     return replace(settings, samples=samples, gold_copies=copies, teacher_weight=weight)
 
@@ -247,6 +241,7 @@ def with_defaults(settings, kind, task):
 def execute(settings):
     """One run, from the settings to results.json, report.md and the final table; returns the results."""
     settings.check()
+    torch.set_num_threads(THREADS)                                      # whatever an interrupted pair has left
     run, teacher, config = make_run(settings)
     with alone_in(run.folder):
         open_folder(run.folder, config, run.device)
@@ -264,6 +259,7 @@ def complete(run, labeller):
               "(delete it to make all of it anew)", flush=True)
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
+        warn_of_tested(run, gold)
         Student(run, 1, "final", list(gold), gold).label([])
     else:
         print(f"Teacher: {labeller.name}", flush=True)
@@ -296,11 +292,18 @@ def splits_to_learn(run):
     if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
         print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
               "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
+    warn_of_tested(run, {x.input for x in D_labeled})
     if D_labeled:
         copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
         print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "
               f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
     return D_labeled, D_unlabeled
+
+
+def warn_of_tested(run, learnt):
+    """Say how many test inputs are among the inputs whose gold students learn."""
+    if tested := {x.input for x in run.data.test}.intersection(learnt):
+        print(f"{len(tested)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
 
 
 def main():

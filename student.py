@@ -366,10 +366,10 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
 
     With `samples` (None: the student's own), a label is the task's vote on so many outputs, each drawn by its probability (minimum
     Bayes risk decoding); its score is the mean of theirs. The student's seed and the sentence give the random numbers, so what else is
-    in the batch does not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of `tiny` on
-    CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels 61.4,
-    62.7, 63.4. Slots get worse.) `beside`: {input: Label} by another, the teacher, each of which counts as `weight`
-    outputs in that vote; a bracket then needs as many votes.
+    in the batch does not matter, but for rounding. A bracket that the student would write in two outputs of five is then not lost. (F1 of
+    `tiny` on CRAFT's valid split, one stage on 1,000 sentences: 58.9 greedily, 61.5 with four, 62.6 with eight; with gold among its labels
+    61.4, 62.7, 63.4. Slots get worse.) `beside`: {input: Label} by another, the teacher, each of which counts as `weight` outputs in that
+    vote; a bracket then needs as many votes.
     """
     samples = samples or student.samples or SAMPLES.get((student.kind, student.task.kind), 1)
     labels, step = [], DRAWN if samples > 1 else max(1, len(inputs))
@@ -445,6 +445,8 @@ def load_student(folder, device=torch.device("cpu")):
             tokenizer = parted_by_spaces(tokenizer) if about["kind"] == "tiny" and task.kind == "text" else tokenizer
             student = Seq2SeqStudent(model, tokenizer, task, device, about["kind"])
         student.seed, student.samples = about.get("seed", 0), about.get("samples")
+        if student.samples is not None and (type(student.samples) is not int or student.samples < 1):
+            raise ValueError(f"expected samples to be at least 1, found {student.samples!r}")
         return student
     except Exception as error:                              # the files may be anybody's
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {first_line(error)}") from None

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,14 +194,13 @@ class APITeacher(Teacher):
     def __init__(self, model, task, demonstrations, base_url=None, **options):
         self.task, self.server = task, ChatServer(model, base_url, **options)
         self.prompt = few_shot_prompt(task, demonstrations)
+        self.control = demonstrations[0].input if demonstrations else "yes"         # stands in every prompt: who refuses that refuses all
         self.name = f"openai:{model}, {len(demonstrations)} demonstrations"
         self.key = f"openai:{model}\n{self.server.url}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as the answers come; an input that the server refuses has an empty one."""
-        cache = cache_file(self)                            # what it holds the server has answered
-        heard = cache.exists() and cache.stat().st_size > 0
-        for i, answer in self.server.ask_all(inputs, lambda input: f"{self.prompt}{question(self.task, input)}", heard):
+        for i, answer in self.server.ask_all(inputs, lambda input: f"{self.prompt}{question(self.task, input)}", self.control):
             yield i, Label(inputs[i], answer)
 
 
@@ -297,28 +297,39 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
 # ----------------------------------------------------------------------------------------------------
 # The cache: labels are appended as they come, so that nothing is asked twice, in this run or the next.
 
-def label_with_cache(teacher, inputs, cache, quiet=False):
-    """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to.
+def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
+    """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to, where it lacks some.
 
-    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Who comes while another process adds
-    labels waits, and has those.
+    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Who lacks labels while another process
+    adds some waits, and has those. `on_labelled` is called with the seconds that the teacher took, where it was asked.
     """
     cache = Path(cache)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
-        with open(cache, "rb") as lines:
-            size = os.fstat(lines.fileno()).st_size         # first: where nobody waits, another run may be adding labels
-            whole = sum(len(line) for line in lines if line.endswith(b"\n"))
-        if whole < size:
-            os.truncate(cache, whole)
-        known = read_labels(cache, inputs) if whole else dict.fromkeys(inputs)
-        missing = [input for input, label in known.items() if label is None]
-        if missing:
-            for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
+    known = dict.fromkeys(inputs)
+    if cache.exists() and ends_whole(cache):
+        known = read_labels(cache, inputs)
+    if None in known.values():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
+            if not ends_whole(cache):
+                content = cache.read_bytes()
+                os.truncate(cache, content.rfind(b"\n") + 1)
+            known = read_labels(cache, inputs) if cache.stat().st_size else known
+            missing, began = [input for input, label in known.items() if label is None], time.perf_counter()
+            for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet) if missing else ():
                 known[label.input] = label
                 file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
                 file.flush()
+            if missing and on_labelled:
+                on_labelled(time.perf_counter() - began)
     return [known[input] for input in inputs]
+
+
+def ends_whole(file):
+    """Whether a file of lines has no last line that is cut off."""
+    with open(file, "rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 1))
+        return opened.read() in (b"", b"\n")
 
 
 def cache_file(teacher):

@@ -35,10 +35,11 @@ class ChatServer:
         if not (key := os.environ.get("OPENAI_API_KEY", "")).isascii() or not key.isprintable():
             raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")                # it is not shown
 
-    def ask_all(self, inputs, question, heard=False):
-        """Yields (index, answer) as the answers to question(input) come; one that the server refuses has an empty answer. Raises DataError
-        where the server fails, after the answers that are on their way, or refuses the first questions, as many as are asked at once.
-        `heard`: it has answered before, so that it may refuse all of these."""
+    def ask_all(self, inputs, question, control):
+        """Yields (index, answer) as the answers to question(input) come; one that the server refuses has an empty answer, as soon as the
+        server has answered another after it. Where it refuses as many in a row as are asked at once, and at the end, it is asked
+        question(control), which it ought to answer. Raises DataError where it refuses that, too, or fails, after the answers that are
+        on their way."""
         waiting, answered, stopped = queue.SimpleQueue(), queue.SimpleQueue(), Event()
         for i in range(len(inputs)):
             waiting.put(i)
@@ -57,26 +58,33 @@ class ChatServer:
                 answered.put(None)                                  # no more from this one
 
         workers = min(self.at_once, len(inputs))
-        failure, refused, told, working = None, [], 0, workers
+        failure, refused, told, working = None, [], 0, workers          # refused: since the last answer
         for _ in range(workers):
             Thread(target=work, daemon=True).start()      # who interrupts does not wait for answers that are on their way
         try:
             while working:
-                if (found := answered.get()) is None:
+                found, answers = answered.get(), False              # answers: whether the server has just shown that it does
+                if found is None:
                     working -= 1
-                    continue
-                i, answer = found
-                if isinstance(answer, Refused) and (heard or len(refused) + 1 < workers):
-                    refused.append(i)                               # told as soon as the server is known to answer others
-                elif isinstance(answer, Exception):
-                    failure = failure or answer
+                elif isinstance(found[1], Refused):
+                    refused.append(found[0])
+                elif isinstance(found[1], Exception):
+                    failure = failure or found[1]
                     stopped.set()                                   # nothing new is asked
                 else:
-                    heard = True
-                    yield i, answer
-                while heard and told < len(refused):
-                    told += 1
-                    yield refused[told - 1], ""
+                    answers = True
+                    yield found
+                if refused and not (answers or failure) and (len(refused) >= workers or not working):
+                    try:
+                        self.ask(question(control), stopped)
+                        answers = True
+                    except DataError as error:                      # so it is not these questions that it does not take
+                        failure = error
+                        stopped.set()
+                if answers:
+                    yield from ((i, "") for i in refused)
+                    told += len(refused)
+                    refused = []
         finally:
             stopped.set()
             if told:
@@ -107,7 +115,7 @@ class ChatServer:
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-                if (asked_for := error.headers.get("Retry-After", "")).isdecimal():         # such as a limit of requests a minute
+                if (asked_for := error.headers.get("Retry-After", "")[:6]).isdecimal():         # such as a limit of requests a minute
                     wait = max(wait, min(120, int(asked_for)))
             except (OSError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)

@@ -34,7 +34,7 @@ NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
                 "teacher_weight", "recipes"),
     "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
-MADE_WITH = ("code", "versions", "threads", "precision")       # what else decides the bytes: a run goes on with others, but says so
+MADE_WITH = ("code", "versions", "device", "threads", "precision")       # decide the bytes, too: a run goes on with others, and says so
 
 
 def run_folder(settings, data):
@@ -86,7 +86,7 @@ def compare(folder, here, begun):
     there = read_config(folder)
     differences = [f"{name} {there['settings'].get(name)!r} there, {value!r} here"
                    for name, value in settings_that_count(here["settings"]).items() if there["settings"].get(name) != value]
-    others = [name for name in MADE_WITH if there.get(name) != here[name]]
+    others = [name for name in MADE_WITH if there.get(name, here[name]) != here[name]]
     if begun and differences:
         what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
         raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")

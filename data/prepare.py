@@ -234,6 +234,10 @@ def download(address: str, path: Path, sha256: str | None = None) -> None:
     os.replace(part, path)
 
 
+class BrokenArchive(DataError):
+    """An archive of which nothing can be read."""
+
+
 def read_source(source: Path, wanted: str) -> dict[str, str]:
     """The corpus's files in a folder, a .zip or a .tar.*, {the part of the path that matches `wanted`: text}, sorted by path. A folder
     may also hold the archive.
@@ -265,9 +269,9 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
                     if member.isfile():
                         take(member.name, lambda: archive.extractfile(member).read())
         else:
-            raise DataError(f"{source}: expected a folder, a .zip or a .tar.gz")
+            raise BrokenArchive(f"{source}: expected a folder, a .zip or a .tar.gz")
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-        raise DataError(f"{source}: expected a sound archive, found a broken one ({error})") from None
+        raise BrokenArchive(f"{source}: expected a sound archive, found a broken one ({error})") from None
     if not contents:
         archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []
         if len(archives) == 1:
@@ -342,7 +346,7 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     origin = source or fetch(corpus, cache)
     try:
         files = read_source(origin, FILES[corpus])
-    except DataError as error:
+    except BrokenArchive as error:
         if source or not origin.is_file():
             raise
         origin.unlink()

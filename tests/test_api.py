@@ -16,7 +16,7 @@ from conftest import ROOT
 from data import api as chat
 from data.splits import DataError, Example, read_pseudolabels
 from test_teacher import PENN, TREE, labels, make_data
-from teacher import APITeacher, Label, cache_file, label_with_cache, make_teacher, read_answer
+from teacher import APITeacher, Label, label_with_cache, make_teacher, read_answer
 
 KEY = "sk-test-0123456789"
 
@@ -163,7 +163,7 @@ def test_api_refusal_is_said_at_once_in_one_line(server, naps, monkeypatch, stat
     with pytest.raises(DataError, match=str(status)) as error:
         labels(api(server), ["A dog ran"])
     assert "\n" not in str(error.value) and KEY not in str(error.value) and "some-model" in str(error.value)
-    assert len(server.seen) == 1 and naps == []
+    assert len(server.seen) == 1 + (status == 400) and naps == []          # a 400 may be this input's fault, so another is tried
 
 
 def test_api_answers_stay_as_they_were_given_and_are_read_by_the_task(server):
@@ -280,13 +280,27 @@ def test_refused_inputs_are_kept_at_once_and_do_not_stop_who_goes_on(server, tmp
             raise PermissionError(400)
         return f"( {asked} )"
     server.answer = answer
-    made = api(server, at_once=1)
+    made = api(server, at_once=2)
     labelling = made.label(inputs)
-    assert [next(labelling)[0] for _ in range(4)] == [0, 1, 2, 3]           # input 1 is not put off until the end
+    assert {next(labelling)[0] for _ in range(4)} >= {0, 1, 2}              # input 1 is not put off until the end
     labelling.close()
-    label_with_cache(made, inputs[:4], cache_file(made), quiet=True)
-    found = label_with_cache(made, inputs, cache_file(made), quiet=True)
+    label_with_cache(made, inputs[:4], tmp_path / "cache.jsonl", quiet=True)
+    found = label_with_cache(made, inputs, tmp_path / "cache.jsonl", quiet=True)
     assert [x.output for x in found] == ["( word 0 )", "", "( word 2 )", "( word 3 )", "", ""]
+
+
+def test_server_that_comes_to_refuse_everything_is_said_and_nothing_is_kept_of_that(server, tmp_path):
+    inputs = [f"word {i}" for i in range(40)]
+
+    def answer(asked):
+        if len(server.seen) > 5:
+            raise PermissionError(400)
+        return f"( {asked} )"
+    server.answer = answer
+    for _ in range(2):                                                      # with labels of before, too
+        with pytest.raises(DataError, match="HTTP 400"):
+            label_with_cache(api(server, at_once=3), inputs, tmp_path / "cache.jsonl", quiet=True)
+    assert {x.output for x in read_pseudolabels(tmp_path / "cache.jsonl")} <= {f"( {x} )" for x in inputs} and len(server.seen) < 40
 
 
 def test_server_says_how_long_to_wait(server, naps, monkeypatch):

@@ -716,7 +716,7 @@ def test_student_that_learnt_other_labels_is_not_adopted(here, monkeypatch):
     assert len(students) == 5                           # none is taken
 
 
-@pytest.mark.parametrize("changed", ["versions", "threads", "precision"])
+@pytest.mark.parametrize("changed", ["versions", "device", "threads", "precision"])
 def test_other_library_or_number_of_threads_is_said(here, monkeypatch, capsys, changed):
     make_folder(here / "data")
     Spy(monkeypatch)
@@ -732,10 +732,11 @@ def test_other_library_or_number_of_threads_is_said(here, monkeypatch, capsys, c
 def test_gold_of_test_sentences_is_said(here, monkeypatch, capsys):
     make_folder(here / "data")
     shutil.copy(here / "data/labeled.jsonl", here / "data/test.jsonl")
-    for method in ("mckd", "sft"):
+    for method, gold_epochs in (("mckd", 6), ("sft", 6), ("mckd", 0), ("teacher", 6)):
         Spy(monkeypatch)
-        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--method", method)
-        assert "test inputs stand in the labeled split too; students learn their gold" in capsys.readouterr().err
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--method", method, "--gold-epochs", gold_epochs)
+        said = "test inputs stand in the labeled split too; students learn their gold" in capsys.readouterr().err
+        assert said == (gold_epochs > 0 and method != "teacher")
 
 
 def test_vanilla_kd_says_that_its_teacher_has_no_votes(here, monkeypatch, capsys):

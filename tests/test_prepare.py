@@ -234,6 +234,7 @@ def test_prepare_that_was_interrupted_between_its_files_can_be_repeated(renamed,
         patched.setattr(os, "replace", rename)
         with pytest.raises(KeyboardInterrupt):
             prepare("craft", source, out, labeled=2)
+    assert all(Path(place).name == "prepare.json" for place in done[:1])    # with which the command may write here again
     with pytest.raises(DataError):
         load_data(out)                                      # it is no data folder yet
     prepare("craft", source, out, labeled=2)
