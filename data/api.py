@@ -5,6 +5,7 @@ import os
 import queue
 import random
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -47,44 +48,44 @@ class ChatServer:
         def work():
             try:
                 while not stopped.is_set():
-                    i = waiting.get_nowait()
+                    i, began = waiting.get_nowait(), time.monotonic()
                     try:
-                        answered.put((i, self.ask(question(inputs[i]), stopped)))
+                        answered.put((i, self.ask(question(inputs[i]), stopped), began))
                     except Exception as error:
-                        answered.put((i, error))
+                        answered.put((i, error, began))
             except queue.Empty:
                 pass
             finally:
                 answered.put(None)                                  # no more from this one
 
         workers = min(self.at_once, len(inputs))
-        failure, refused, told, working = None, [], 0, workers          # refused: since the last answer
+        failure, refused, told, working = None, [], 0, workers          # refused: (index, time) of what nobody has been told yet
         for _ in range(workers):
             Thread(target=work, daemon=True).start()      # who interrupts does not wait for answers that are on their way
         try:
             while working:
-                found, answers = answered.get(), False              # answers: whether the server has just shown that it does
+                found, asked = answered.get(), None                 # asked: when, what the server has just answered
                 if found is None:
                     working -= 1
                 elif isinstance(found[1], Refused):
-                    refused.append(found[0])
+                    refused.append((found[0], time.monotonic()))
                 elif isinstance(found[1], Exception):
                     failure = failure or found[1]
                     stopped.set()                                   # nothing new is asked
                 else:
-                    answers = True
-                    yield found
-                if refused and not (answers or failure) and (len(refused) >= workers or not working):
+                    asked = found[2]
+                    yield found[:2]
+                if refused and not (asked or failure) and (len(refused) >= workers or not working):
+                    began = time.monotonic()
                     try:
                         self.ask(question(control), stopped)
-                        answers = True
+                        asked = began
                     except DataError as error:                      # so it is not these questions that it does not take
                         failure = error
                         stopped.set()
-                if answers:
-                    yield from ((i, "") for i in refused)
-                    told += len(refused)
-                    refused = []
+                while asked and refused and refused[0][1] <= asked:
+                    told += 1
+                    yield refused.pop(0)[0], ""
         finally:
             stopped.set()
             if told:

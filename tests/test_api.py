@@ -367,7 +367,8 @@ def test_interrupted_while_a_server_thinks_it_ends_and_keeps_what_it_has(server,
     command = [sys.executable, str(ROOT / "teacher.py"), "--data", "data", "--teacher", "openai:m", "--base-url", server.url,
                "--out", "out.jsonl"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                               env=dict(os.environ, OPENAI_API_KEY=""))
+                               env=dict(os.environ, OPENAI_API_KEY=""),            # (a shell's background jobs ignore SIGINT)
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         assert slow.wait(120)
         while not (caches := list((tmp_path / "runs" / "teacher").glob("*.jsonl"))) or not caches[0].read_text().endswith("\n"):
