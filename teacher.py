@@ -311,16 +311,17 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
             if not ends_whole(cache):
-                content = cache.read_bytes()
-                os.truncate(cache, content.rfind(b"\n") + 1)
-            known = read_labels(cache, inputs) if cache.stat().st_size else known
-            missing, began = [input for input, label in known.items() if label is None], time.perf_counter()
-            for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet) if missing else ():
-                known[label.input] = label
-                file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
-                file.flush()
-            if missing and on_labelled:
-                on_labelled(time.perf_counter() - began)
+                os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)
+            if cache.stat().st_size:
+                known = read_labels(cache, inputs)          # again: who was waited for has added some
+            if missing := [input for input, label in known.items() if label is None]:
+                began = time.perf_counter()
+                for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
+                    known[label.input] = label
+                    file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
+                    file.flush()
+                if on_labelled:
+                    on_labelled(time.perf_counter() - began)
     return [known[input] for input in inputs]
 
 

@@ -49,15 +49,16 @@ def context_length(model):
 
 def those_that_fit(order, inputs, lengths, task, encode, room):
     """`order` (indices of inputs) without the inputs for which the model has no `room` (in tokens), and (index, Label) of these, the
-    fallback; says how many there are. An output holds its input's tokens (`lengths`), and at most two brackets or one tag a word."""
+    fallback; says how many there are. Room is for the input's tokens (`lengths`), and for an output, which holds them again and at most
+    two brackets, or one tag, a word."""
     symbol = max((len(encode(symbol)) for symbol in task.symbols), default=1) * (2 if task.kind == "tree" else 1)
-
-    def fits(i):
-        return lengths[i] + max(3 * lengths[i], lengths[i] + symbol * len(split_words(inputs[i]))) < room
-    too_long = [i for i in order if not fits(i)]
+    fits, too_long = [], []
+    for i in order:
+        needed = lengths[i] + max(3 * lengths[i], lengths[i] + symbol * len(split_words(inputs[i])))
+        (fits if needed < room else too_long).append(i)
     if too_long:
         print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
-    return [i for i in order if fits(i)], [(i, Label(inputs[i], task.fallback(inputs[i]))) for i in too_long]
+    return fits, [(i, Label(inputs[i], task.fallback(inputs[i]))) for i in too_long]
 
 
 class Cursor:
