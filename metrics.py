@@ -74,7 +74,7 @@ WORD_TAGS = frozenset("""CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT 
                          VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB""".split())
 
 
-def bracket_scores(gold: list[str], pred: list[str], words: list[str] | None = None) -> dict:
+def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
     """Unlabelled bracket F1, the mean over sentences (the paper's parsing score).
 
     Only words count: a leaf is dropped, from gold and prediction by its position, unless its gold tag is one of WORD_TAGS.
@@ -82,20 +82,20 @@ def bracket_scores(gold: list[str], pred: list[str], words: list[str] | None = N
     prediction is mended first; one that still cannot be read, or whose words are not the sentence's, scores 0.
 
     A gold tree is Penn, or any other where there are no tags: then punctuation is told by its characters (`is_punctuation`).
-    `words`, one sentence a string, decides which it is where both could be; without it Penn goes first.
+    `inputs`, one sentence a string, decide which it is where both could be; without them Penn goes first.
 
     Two departures from the authors' code, which (1) compares only how many words there are, so that a changed word goes
     unseen, and (2) gives 0 to a sentence without any gold span: no parser can do better, so it is left out and counted.
 
-    Raises GoldError for gold that is not a tree, or not a tree over its `words`.
+    Raises GoldError for gold that is not a tree, or not a tree over its input.
     """
     _same_length(gold, pred)
-    if words is not None:
-        _same_length(gold, words)
+    if inputs is not None:
+        _same_length(gold, inputs)
     per_sentence, complete, valid = [], 0, 0
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         try:
-            gold_tree = _read_gold(gold_text, None if words is None else split_words(words[number - 1]))
+            gold_tree = _read_gold(gold_text, None if inputs is None else split_words(inputs[number - 1]))
         except ValueError as error:
             raise GoldError(number, str(error)) from None
         if gold_tree.tags is not None:
@@ -161,8 +161,8 @@ def _predicted_spans(text: str, words: list[str], keep: list[bool]) -> set[tuple
 # Labelled brackets, as EVALB scores them
 
 _DELETED = frozenset(["TOP", "-NONE-", ",", ":", "``", "''", "."])      # COLLINS.prm's DELETE_LABEL
-_PHRASES = frozenset("""ADJP ADVP CONJP FRAG INTJ LST NAC NP NX PP PRN PRT QP RRC S SBAR SBARQ SINV SQ UCP VP
-                        WHADJP WHADVP WHNP WHPP""".split())     # the Penn Treebank's constituents
+_PHRASES = frozenset("""ADJP ADVP CONJP FRAG INTJ LST NAC NML NP NX PP PRN PRT QP RRC S SBAR SBARQ SINV SQ UCP
+                        VP WHADJP WHADVP WHNP WHPP X""".split())     # the Penn Treebank's constituents
 
 
 def evalb_scores(gold: list[str], pred: list[str]) -> dict:
@@ -246,7 +246,7 @@ def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter |
         if tree.words == [word for word, _ in leaves]:
             # None is no label, which is not the label "". A tag that a word has all the same, (VBD sat), is no constituent.
             spans = [(None if read is read_bare else label, start, end) for label, start, end in tree.spans
-                     if label not in WORD_TAGS and (end - start > 1 or label != leaves[start][1])]
+                     if end - start > 1 or label not in WORD_TAGS and label != leaves[start][1]]
             return _evalb_view(Tree(tree.words, [tag for _, tag in leaves], spans))[1]
     return None
 
@@ -382,7 +382,7 @@ METRICS = {"bracket": bracket_scores, "evalb": evalb_scores, "slots": slot_score
 def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[str]]:
     """The items of a file, one a line, and the inputs that they are about: of JSON Lines, read by `read_rows`, every row's "output" and
     "input"; of other text the lines, and no inputs. Raises DataError with one line that names the file, and the line where there is one."""
-    if path.endswith(".jsonl"):
+    if path.endswith((".jsonl", ".json")):
         rows = list(read_rows(path))
         return [row.output for row in rows], [row.input for row in rows]
     try:
@@ -402,10 +402,21 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")], []
 
 
+def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
+    # Tags may stand between their words, which only JSON Lines' inputs tell. A prediction of too few or many stays what it is.
+    found = list(outputs)
+    for i, sentence in enumerate(inputs):
+        try:
+            found[i] = " ".join(SlotTask({}).read_tags(sentence, outputs[i]))
+        except ValueError:
+            pass
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Raises DataError for what it cannot score, with one line that names the file and the line."""
     parser = CommandLine(
-        description="Score predictions against gold, one item a line in both files (of a .jsonl file, its \"output\").",
+        description="Score predictions against gold, one item a line in both files (of JSON Lines, .jsonl or .json, their \"output\").",
         epilog="""metrics:
   bracket   unlabelled bracket F1, mean over sentences, without punctuation: the paper's score
   evalb     labelled bracket F1 over the corpus, as EVALB with COLLINS.prm
@@ -424,11 +435,10 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
                         help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
-    slots = SlotTask({})
-    read_gold = partial(read_jsonl, check=slots.check if args.metric == "slots" else None, gold=True)
+    read_gold = partial(read_jsonl, check=SlotTask({}).check if args.metric == "slots" else None, gold=True)
     (gold, asked), (pred, answered) = read_items(args.gold, read_gold), read_items(args.pred)
-    if args.metric == "slots" and asked:            # gold may stand between its words
-        gold = [" ".join(slots.read_tags(*row)) for row in zip(asked, gold)]
+    if args.metric == "slots":
+        gold, pred = _tags_alone(asked, gold), _tags_alone(answered, pred)
     if len(gold) != len(pred):
         raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
     for number, (one, other) in enumerate(zip(asked, answered), 1):

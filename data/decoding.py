@@ -30,9 +30,11 @@ class PieceEncoder:
     def __call__(self, piece):
         ids = self.known.get(piece)
         if ids is None:
-            ids = tuple(self.tokenizer("x " + piece, add_special_tokens=False).input_ids[self.lead:])
+            unknown, pad = self.tokenizer.unk_token_id or 0, self.tokenizer.pad_token_id
+            ids = self.tokenizer("x " + piece, add_special_tokens=False).input_ids[self.lead:]
+            ids = tuple(unknown if i == pad else i for i in ids)                # the word <pad> is no padding
             if piece and not ids:               # a word of characters that the tokenizer drops: it must not vanish
-                ids = (self.tokenizer.unk_token_id or 0,)
+                ids = (unknown,)
             if len(self.known) < self.most:
                 self.known[piece] = ids
         return ids
@@ -49,12 +51,12 @@ def context_length(model):
 
 def those_that_fit(order, inputs, lengths, task, encode, room):
     """`order` (indices of inputs) without the inputs for which the model has no `room` (in tokens), and (index, Label) of these, the
-    fallback; says how many there are. Room is for the input's tokens (`lengths`), and for an output, which holds them again and at most
-    two brackets, or one tag, a word."""
+    fallback; says how many there are. Room is for the input's tokens (`lengths`), and for an output, which holds its words again, a bracket
+    among them escaped, and at most two brackets, or one tag, a word."""
     symbol = max((len(encode(symbol)) for symbol in task.symbols), default=1) * (2 if task.kind == "tree" else 1)
     fits, too_long = [], []
     for i in order:
-        needed = lengths[i] + max(3 * lengths[i], lengths[i] + symbol * len(split_words(inputs[i])))
+        needed = lengths[i] + max(3 * lengths[i], 1 + sum(len(encode(word)) + symbol for word in task.copied(inputs[i])))
         (fits if needed < room else too_long).append(i)
     if too_long:
         print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get the fallback label", file=sys.stderr)
@@ -82,8 +84,11 @@ class Cursor:
         """Take every piece that is forced, up to the next choice or the end."""
         while True:
             pieces = self.state.choices()
-            if len(pieces) > 1:
-                self.live, self.depth = [(piece, self.encode(piece)) for piece in pieces], 0
+            live = {}
+            for piece in pieces:                    # of two that the tokenizer writes alike, as it may ( and a fullwidth one, the first:
+                live.setdefault(self.encode(piece), piece)                      # a model could not tell them apart
+            if len(live) > 1:
+                self.live, self.depth = [(piece, ids) for ids, piece in live.items()], 0
                 return
             if not pieces:
                 self.done = True
@@ -154,8 +159,8 @@ class FreeCursor:
             self.done = len(self.tokens) == self.limit
 
     def result(self):
-        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip()
-        return text, round(self.logprob / (len(self.tokens) + 1), 6)
+        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        return " ".join(split_words(text)), round(self.logprob / (len(self.tokens) + 1), 6)
 
 
 def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
@@ -203,7 +208,7 @@ def choose(cursors, logits_of, end):
 def candidate_logits(states, output_matrix, ids, cap=None):
     """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
     few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.)"""
-    if ids.stride(0) == 0:                                          # the same candidates for all: one matrix product
+    if len(ids) == 1 or ids.stride(0) == 0:                         # the same candidates for all: one matrix product
         every = ids.shape[1] == len(output_matrix)                  # and free text may use them all: nothing to pick out
         found = states.float() @ (output_matrix if every else output_matrix[ids[0].to(states.device)]).float().T
     else:

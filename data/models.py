@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from data.splits import DataError, save_folder
@@ -95,7 +96,7 @@ def identified(spec):
 
 def converted_gguf(file):
     """The folder that holds this GGUF file's weights as safetensors, made at first use."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mckd" / f"{file.stem}-{gguf_digest(file)}"
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mckd" / f"{file.stem}-{gguf_digest(file)}"
     if not (kept / "config.json").is_file():
         print(f"reading {file} (once; kept in {kept}) …", file=sys.stderr)
         try:
@@ -111,7 +112,10 @@ def converted_gguf(file):
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(read.state_dict())
         own = kept.with_name(f"{kept.name}.{os.getpid()}")              # another process may be reading the same file
-        save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
+        try:
+            save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
+        except SafetensorError as error:                                # such as a full disk
+            raise DataError(f"{own}: the weights cannot be written: {first_line(error)}") from None
         try:
             os.rename(own, kept)
         except OSError:                                                 # it was faster

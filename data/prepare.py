@@ -80,7 +80,7 @@ CORPORA = {
 
 # The part of a path that a reader needs; what comes before it (CRAFT-5.0.2/, treebank/combined/) does not matter.
 FILES = {
-    "craft": r"structural-annotation/treebank/penn/[^/]+\.tree|articles/ids/craft-ids-(?:train|dev|test)\.txt",
+    "craft": r"structural-annotation/treebank/penn/[^/.][^/]*\.tree|articles/ids/craft-ids-(?:train|dev|test)\.txt",
     "ptb": r"wsj_\d{4}\.mrg",
     "atis": r"(?:train|valid|test)/seq\.(?:in|out)",
     "snips": r"(?:train|valid|test)/seq\.(?:in|out)",

@@ -15,7 +15,6 @@ import argparse
 import codecs
 import hashlib
 import io
-import math
 import json
 import os
 import random
@@ -47,16 +46,28 @@ def run_command(main: Callable[[], None], kept: str = "") -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        main()
+        try:
+            main()
+        finally:
+            _flush()
     except BrokenPipeError:                                             # such as `| head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(error))
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted{kept}", file=sys.stderr)
         sys.exit(130)
+
+
+def _flush() -> None:
+    """What was printed leaves this process here, where its failure can be said, and not once more when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -226,7 +237,7 @@ def read_pseudolabels(path: str | Path) -> Iterator[Label]:
     may be anything."""
     for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
         score = row.get("score")
-        if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
+        if score is not None and not (type(score) in (int, float) and abs(score) <= sys.float_info.max):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
         yield Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
 
@@ -292,7 +303,7 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
             number, line = blank or (number, line)
             where = f"{path}:{number}"
             row = parse_object(line, where)
-            if "id" in row:
+            if row.get("id") is not None:
                 first = line_of_id.setdefault(json.dumps(row["id"]), number)
                 if first != number:
                     raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")

@@ -192,7 +192,13 @@ class SlotTask:
 
     def __init__(self, config):
         self.instruction = config.get("instruction", self.instruction)
-        self.tags = list(config.get("tags", []))
+        self.tags = self.begun(config.get("tags", []))
+
+    @staticmethod
+    def begun(tags):
+        """The tags, each once, with B-x where there is I-x alone: IOB1, as CoNLL-2003 has it, begins most slots with I-x; our outputs
+        begin them all with B-x."""
+        return list(dict.fromkeys([*tags, *(f"B-{tag[2:]}" for tag in tags if tag.startswith("I-"))]))
 
     @property
     def symbols(self):
@@ -204,7 +210,7 @@ class SlotTask:
     def learn(self, examples):
         """Where task.json lists no tags, the labeled examples say which there are."""
         if not self.tags:
-            self.tags = sorted({"O"} | {tag for x in examples for tag in self.read_tags(x.input, x.output)})
+            self.tags = sorted(self.begun({"O"} | {tag for x in examples for tag in self.read_tags(x.input, x.output)}))
 
     def read_tags(self, input, output):
         """One tag a word from `B-x O …` or from the interleaved form; ValueError where the counts differ."""
@@ -227,7 +233,8 @@ class SlotTask:
                 raise ValueError(f"unknown tag {tag!r}, not among task.json's tags")
 
     def pieces(self, input, output):
-        return [x for pair in zip(split_words(input), self.read_tags(input, output)) for x in pair]
+        tags = self.mended(self.read_tags(input, output))
+        return [x for pair in zip(split_words(input), tags.split(" ")) for x in pair]
 
     def copied(self, input):
         return split_words(input)
@@ -255,7 +262,7 @@ class SlotTask:
         """The tags as one string; I-x that continues no x begins one."""
         for i, tag in enumerate(tags):
             if tag.startswith("I-") and (i == 0 or tags[i - 1][2:] != tag[2:]):
-                tags[i] = f"B-{tag[2:]}" if f"B-{tag[2:]}" in self.tags else "O"
+                tags[i] = f"B-{tag[2:]}"
         return " ".join(tags)
 
     def draw(self, input, output):

@@ -227,8 +227,8 @@ def clean(tree: Tree) -> Tree:
 
 @lru_cache(maxsize=4096)                 # a treebank has millions of constituents and a few hundred labels
 def _plain(label: str) -> str:
-    # A label that begins with the hyphen (-LRB-, -NONE-) is not a label with a function tag.
-    return label if label.startswith("-") else re.split("[-=]", label, maxsplit=1)[0]
+    # A label that begins with the hyphen (-LRB-, -NONE-) is not a label with a function tag, nor is `=`.
+    return label if label.startswith("-") else re.split("[-=]", label, maxsplit=1)[0] or label
 
 
 def bare_spans(tree: Tree) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 what the plain model computes."""
 
 import random
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ class ToyTokenizer:
 
     def __init__(self):
         self.numbers = {}
+        self.unk_token_id = self.pad_token_id = None
 
     def __call__(self, text, add_special_tokens=True):
         assert not add_special_tokens
@@ -114,11 +116,24 @@ def test_word_without_any_token_does_not_stop_the_decoder(task):
 
     def dropping(text, add_special_tokens):
         return tokenizer(text.removesuffix(f" {word}"), add_special_tokens=add_special_tokens)
-    dropping.unk_token_id = 1000
+    dropping.unk_token_id, dropping.pad_token_id = 1000, None
     for sentence in (f"a {word} b c", f"{word} {word} a", f"a {word} {word} {word}", f"a {word}", word):
         for _ in range(10):
             cursor, _ = decode(task, sentence, PieceEncoder(dropping), lambda options, _: chance.choice(options))
             task.check(sentence, cursor.result()[0])
+
+
+def test_a_word_that_the_tokenizer_writes_like_a_bracket_is_no_choice():
+    """As one that normalises does with fullwidth brackets: asked to choose between the two, it would have nothing new to be told."""
+    toy, chance = ToyTokenizer(), random.Random(4)
+
+    def normalising(text, add_special_tokens):
+        return toy(unicodedata.normalize("NFKC", text), add_special_tokens=add_special_tokens)
+    normalising.unk_token_id = normalising.pad_token_id = None
+    for _ in range(60):
+        sentence = random_sentence(chance, chance.randint(1, 7), ["a", "b", "（", "）"])
+        cursor, _ = decode(TREE, sentence, PieceEncoder(normalising), lambda options, _: chance.choice(options))
+        TREE.check(sentence, cursor.result()[0])
 
 
 def test_free_cursor_ends_at_an_end_or_at_the_limit():

@@ -115,6 +115,7 @@ def test_evalb_unlabelled_predictions_match_nothing():
     ("(S (NP (NNS mice) (-NONE- *)) (VP (VBD died)) (. .))", "(S (NP mice) (VP died) .)"),
     ("(S (NP (NNS mice)) (VP (VBD died)) (. .))", "(S (NP-SBJ mice) (VP died) (. .))"),  # one word each: looks like tags
     ("(S (NP (NP mice)) (VP (VBD died)))", "(S (NP (NP mice)) (VP (VBD died)))"),        # another treebank's tag NP
+    ("(S (NML (NN cell)) (VP (VBD died)))", "(S (NML cell) (VP died))"),
     ("(S (VP (VB Stop)))", "(S (VP Stop))")])
 def test_evalb_labels_without_tags(gold, prediction):
     assert figures(evalb_scores([gold], [prediction])) == (100, 100, 100, 100, 100)
@@ -125,6 +126,12 @@ def test_evalb_labels_without_tags_worked_example():
     prediction = "(S The (NP old cat) , (VP sat (NP down)) .)"
     assert figures(evalb_scores([GOLD], [prediction])) == (50, 50, 50, 0, 100)
     assert evalb_scores([GOLD], ["(S The (NP old dog) , (VP sat (NP down)) .)"])["valid"] == 0
+    gold = "(S (NP (NN a) (NN b)) (NN c))"                          # a constituent may be called NN; the tag of one word is none
+    for prediction in ("(S (NN a b) c)", "(S (NN a b) (NN c))", "(S (NN a b) (JJ c))", "(S (NN (NN a) (NN b)) (NN c))"):
+        assert figures(evalb_scores([gold], [prediction])) == (50, 50, 50, 0, 100), prediction
+    # A label that another treebank uses as a tag is the word's tag where gold says so, and else a constituent.
+    assert figures(evalb_scores(["(S (X a) (NN b))"], ["(S (X a) b)"]))[0] == 100
+    assert figures(evalb_scores(["(S (NN a) (NN b))"], ["(S (X a) b)"]))[0] == 50
 
 
 def evalb_mismatches(cases, summary, result):
@@ -281,7 +288,7 @@ def bare_pairs(n, seed):
     rng = random.Random(seed)
     sentences, a, b = [], [], []
     for _ in range(n):
-        words = [rng.choice(["a", "b", ",", "(", "x.y", "%"]) for _ in range(rng.randint(1, 9))]
+        words = [rng.choice(["a", "b", ",", "(", "-LRB-", "x.y", "%"]) for _ in range(rng.randint(1, 9))]
         leaves = [f"(NN {word})".replace("(NN ()", "(-LRB- -LRB-)") for word in words]
         sentences.append(" ".join(words))
         for side in (a, b):
@@ -411,17 +418,19 @@ def test_cli_reads_gold_as_a_data_folder_holds_it(files, capsys, tmp_path):
     main(["gold.jsonl", "pred.jsonl", "--json"])                    # spans 0-2 and 0-3 against 1-3 and 0-3: the full stop is left out
     assert json.loads(capsys.readouterr().out)["f1"] == 50
     write("gold.jsonl", "fly to Rome", "fly O to O Rome B-city")
-    write("pred.jsonl", "fly to Rome", "O O B-city")
-    main(["gold.jsonl", "pred.jsonl", "--metric", "slots", "--json"])
-    assert json.loads(capsys.readouterr().out)["f1"] == 100
+    for answer, figures in (("O O B-city", (100, 100)), ("fly O to O Rome B-city", (100, 100)), ("fly O to O", (0, 0))):
+        write("pred.jsonl", "fly to Rome", answer)
+        main(["gold.jsonl", "pred.jsonl", "--metric", "slots", "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert (found["f1"], found["valid"]) == figures
     for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O")):
         write("gold.jsonl", input, output)
         with pytest.raises(DataError, match="^gold.jsonl:1: .*expected"):
             main(["gold.jsonl", "gold.jsonl", "--metric", metric])
 
 
-def test_cli_a_line_ends_only_at_a_newline(files, capsys):
-    gold = "(NP (NN a\u2028b) (NN c\x85d))\n"
+def test_cli_a_line_ends_only_at_a_newline_and_a_byte_order_mark_is_no_text(files, capsys):
+    gold = "\ufeff(NP (NN a\u2028b) (NN c\x85d))\n"
     main([*files(gold, gold), "--json"])
     assert json.loads(capsys.readouterr().out)["n"] == 1
 

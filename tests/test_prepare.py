@@ -132,7 +132,8 @@ def test_whole_treebank_has_the_standard_sections(tmp_path):
 
 
 def test_what_is_prepared_can_be_loaded(tmp_path):
-    for corpus, files, labeled in (("craft", CRAFT, 2), ("atis", SLOTS, 1)):
+    macos = {f"__MACOSX/{file.rpartition('/')[0]}/._{file.rpartition('/')[2]}": "" for file in (*CRAFT, *SLOTS)}     # in archives made there
+    for corpus, files, labeled in (("craft", {**CRAFT, **macos}, 2), ("atis", {**SLOTS, **macos}, 1)):
         prepare(corpus, write_folder(tmp_path / corpus, files), tmp_path / f"{corpus}-data", labeled=labeled)
         assert "real data" in load_data(tmp_path / f"{corpus}-data", labeled=labeled).headline()
 

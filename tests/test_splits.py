@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +118,9 @@ def test_pseudolabels_keep_scores_and_failed_answers(tmp_path):
     wanted = [Label("some bread", "O B-food", -1.25), Label("a roll", "", 0.0), Label("tea", "I think")]
     write_jsonl(path, wanted)
     assert list(read_pseudolabels(path)) == wanted
+    for score in ("NaN", "-Infinity", "1" * 400, "true", '"1"'):
+        path.write_text(f'{{"input": "a", "output": "O", "score": {score}}}\n')
+        assert error_of(lambda: list(read_pseudolabels(path))).startswith(f'{path}:1: expected "score" to be a number')
 
 
 def test_labels_of_some_inputs_the_last_row_counts(tmp_path):
@@ -231,9 +236,10 @@ def test_gold_tree_of_another_sentence(tmp_path):
 
 
 def test_two_rows_with_the_same_id(folder):
-    write_jsonl(folder / "unlabeled.jsonl", [{"id": 7, "input": "a"}, {"id": "7", "input": "b"}, {"id": 7, "input": "c"}])
+    write_jsonl(folder / "unlabeled.jsonl", [{"id": 7, "input": "a"}, {"id": "7", "input": "b"}, *[{"id": None, "input": "c"}] * 2,
+                                             {"id": 7, "input": "d"}])
     message = error_of(lambda: load_data(folder, labeled=1))
-    assert message.startswith(f"{folder / 'unlabeled.jsonl'}:3: ") and "line 1" in message
+    assert message.startswith(f"{folder / 'unlabeled.jsonl'}:5: ") and "line 1" in message
 
 
 def test_bytes_that_are_not_utf8(folder):
@@ -317,7 +323,7 @@ def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
         assert calls[2:] == ["fsync"]  # of the directory, for the new name
 
 
-@pytest.mark.parametrize("error", [DataError("no such file"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("error", [DataError("no such\n\x1bfile"), OSError(28, "No space left on device")])
 def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
     def main():
         raise error
@@ -375,10 +381,22 @@ def test_folder_is_saved_with_its_subfolders(tmp_path):
     assert [x.name for x in sorted(tmp_path.rglob("*"))] == ["final", "inner", "file"]
 
 
-def test_a_reader_that_goes_is_no_error(tmp_path):
-    script = "from data.splits import run_command\nrun_command(lambda: [print('line', flush=True) for _ in range(100_000)])"
-    found = subprocess.run(f"{sys.executable} -c \"{script}\" | head -1", shell=True, capture_output=True, text=True, cwd=ROOT)
+PRINTS = [sys.executable, "-c", "from data.splits import run_command\nrun_command(lambda: [print('line') for _ in range(100_000)])"]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_a_reader_that_goes_is_no_error():
+    found = subprocess.run(f"{shlex.join(PRINTS)} | head -1", shell=True, capture_output=True, text=True, cwd=ROOT, env=BUFFERED)
     assert (found.stdout, found.stderr) == ("line\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
+@pytest.mark.parametrize("lines", ["100_000", "1"])                 # the one fails while it is printed, the other at the end
+def test_what_cannot_be_printed_is_one_line(lines):
+    with open("/dev/full", "w") as full:
+        command = [*PRINTS[:2], PRINTS[2].replace("100_000", lines)]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=BUFFERED)
+    assert (found.returncode, found.stderr) == (2, "error: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a path is text")

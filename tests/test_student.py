@@ -84,9 +84,9 @@ def test_words_of_the_inputs_are_known_and_frequent_ones_are_one_item():
 
 @pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
 def test_no_word_is_without_a_token(task):
-    """The decoder could not tell the model that it has passed such a word."""
+    """The decoder could not tell the model that it has passed such a word. Nor could it if a word were padding."""
     fresh = make_student("tiny", task, INPUTS)
-    assert [word for word in NASTY if not fresh.encode(word)] == []
+    assert [word for word in NASTY if not fresh.encode(word) or fresh.pad in fresh.encode(word)] == []
 
 
 def test_vocabulary_does_not_depend_on_chance():
@@ -538,6 +538,8 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     found = label(made, [INPUTS[3], long], quiet=True)
     assert found[1].output == f"( {long} )" and found[0].score is not None
     TREE.check(*found[0][:2])
+    brackets = " ".join(["("] * 12)                                     # a token each, but four in an output: -LRB-
+    assert label(made, [brackets], quiet=True)[0][1:] == (TREE.fallback(brackets), None)
     capsys.readouterr()
     task = make_task({"task": "slots", "instruction": "", "tags": ["O", "B-depart_time.time_relative_to_now"]})     # a tag is many tokens
     found = label(make_student(str(tmp_path), task, []), ["the", " ".join(["the"] * 12)], quiet=True)

@@ -32,6 +32,8 @@ def walk(state, chance, limit):
     (TREE, "a b c", ["( a b c )"] * 2 + ["( a ( b c ) )"], "( a ( b c ) )"),                # nobody contradicts
     (SLOTS, "to New York", ["O B-x I-x", "O B-x O", "B-y B-x I-x"], "O B-x I-x"),
     (SLOTS, "to New York", ["O B-x I-x", "O O I-x", "O O O"], "O O B-x"),                     # I-x would continue nothing
+    (TREE, "a b c", ["( a ( b c ) )", "( ( a b ) c )"], "( ( a b ) c )"),                     # as many votes each: the first in the sentence
+    (TREE, "a b c", ["( ( a b ) c )", "( a ( b c ) )"], "( ( a b ) c )"),
     (TEXT, "x", ["b", "a", "a", "b"], "b")])
 def test_vote_worked_example(task, input, outputs, voted):
     assert task.vote(input, outputs) == voted
@@ -195,6 +197,8 @@ def test_no_more_brackets_open_at_once_than_in_the_labeled_examples():
         longest = max(longest, max(map(len, pieces.replace(")", "w").split("w"))))
     assert longest == 3
     assert make_task(task.config()).most_at_once == 3
+    task.learn([Example("a b c", "( a b c )")])
+    assert task.most_at_once == 2                                   # the sentence's own, and one more
 
 
 @pytest.mark.parametrize("word", NASTY)
@@ -253,6 +257,20 @@ def test_tags_are_learnt_from_the_examples_where_task_json_has_none():
     given = make_task({"task": "slots", "tags": ["O"]})
     given.learn(examples)
     assert given.tags == ["O"]
+
+
+def test_slots_that_begin_with_I_are_taught_with_B():
+    """IOB1, in which CoNLL-2003 is written: B-x stands only where another x goes before."""
+    from data.splits import Example
+    learnt, given = make_task({"task": "slots"}), make_task({"task": "slots", "tags": ["O", "I-x", "I-y"]})
+    learnt.learn([Example("a b c", "I-x I-x B-x"), Example("d e", "O I-y")])
+    assert learnt.tags == ["B-x", "B-y", "I-x", "I-y", "O"] and given.tags == ["O", "I-x", "I-y", "B-x", "B-y"]
+    for task in (learnt, given):
+        state = task.start(["a", "b", "c"])
+        for piece in task.pieces("a b c", "I-x I-x I-y"):
+            assert piece in state.choices()
+            state.take(piece)
+        assert task.read("a b c", "I-x I-x I-y") == "B-x I-x B-y"
 
 
 @pytest.mark.parametrize("n_words", [1, 2, 8])

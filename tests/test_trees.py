@@ -126,7 +126,7 @@ def test_top_is_a_label_like_any_other():
 
 
 @pytest.mark.parametrize("label, plain", [("NP-SBJ-2", "NP"), ("NP=1", "NP"), ("NP=1-SBJ", "NP"), ("-LRB-", "-LRB-"),
-                                          ("ADVP|PRT", "ADVP|PRT"), ("WP$", "WP$")])
+                                          ("ADVP|PRT", "ADVP|PRT"), ("WP$", "WP$"), ("=", "=")])
 def test_labels_lose_their_function_tags(label, plain):
     assert clean(read_penn(f"({label} (NN a) (NN b))")).spans == [(plain, 0, 2)]
     assert clean(read_penn(f"(S ({label} a) (NN b))")).tags == [plain, "NN"]
