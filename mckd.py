@@ -58,8 +58,8 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
 
     i = 0
     for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
-        s_A = Student(run, i, "A", D_A, y, D_labeled)               # learns from (A, ŷ_{i-1}), then from D_labeled,
-        s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}); each when labels are asked of it
+        s_A = Student(run, i, "A", D_A, y, D_labeled)               # will learn from (A, ŷ_{i-1}), then from D_labeled,
+        s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}): each when labels are asked of it
         if cross:
             y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: s_A labels B and s_B labels A, what they have not seen
         else:
@@ -71,12 +71,12 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
             break
 
     s_n = Student(run, i + 1, "final", D_A + D_B, y, D_labeled)     # final stage: one student, trained on both halves
-    s_n.label([])                                                   # it learns, and labels the test split alone: no pool is left
+    s_n.learn()
     return s_n
 
 
 def partition(inputs, seed):
-    """Two random halves A and B: disjoint, together everything, of sizes that differ by one at most."""
+    """Two random halves A and B: disjoint, together everything, of sizes that differ by one at most. DataError for fewer than 4 inputs."""
     if len(inputs) < 4:
         raise DataError(f"expected at least 4 different unlabeled inputs for two partitions, found {len(inputs)}")
     shuffled = random.Random(seed).sample(inputs, len(inputs))
@@ -104,7 +104,12 @@ class Student:
     def is_finished(self):
         return self.file.exists() and (self.which != "final" or any((self.run.folder / "final").glob("*.safetensors")))
 
+    def learn(self):
+        """Train it, if it has not been, and let it label what students are scored and compared on."""
+        self.label([])
+
     def label(self, inputs):
+        """Its labels {input: Label} of these sentences; of a student that is finished those that it gave then."""
         shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
         compared = self.run.test_inputs + ([] if self.which == "final" else self.run.held_out)
         if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.stage, self.name, inputs + compared)):
@@ -165,8 +170,8 @@ class CachedTeacher:
         return read_answers(self.run.task, (answers.pop(x) for x in inputs))          # as they were given they need not stay
 
     def answers(self, inputs):
-        def log(seconds):
-            log_event(self.run.folder, {"event": "teacher", "labels": len(inputs), "seconds": round(seconds, 1)})
+        def log(labels, seconds):
+            log_event(self.run.folder, {"event": "teacher", "labels": labels, "seconds": round(seconds, 1)})
         return dict(zip(inputs, label_with_cache(self.teacher, inputs, cache_file(self.teacher), self.run.settings.quiet, log)))
 
     def test_scores(self):
@@ -186,39 +191,39 @@ class CachedTeacher:
 
 def make_run(settings):
     """Load the data and say which it is. Returns the run, its teacher, and what its config.json is to hold; nothing is written yet."""
-    data = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
-    print(data.headline(), flush=True)
-    task = make_task(data.config)
-    task.learn(data.labeled)
+    splits = load_data(settings.data, settings.labeled, settings.unlabeled, settings.test, settings.max_words)
+    print(splits.headline(), flush=True)
+    task = make_task(splits.config)
+    task.learn(splits.labeled)
     device = device_named(settings.device)
     check_options(settings.teacher, settings.base_url, settings.free, settings.votes)
     kind = None if settings.method == "teacher" else student_kind(settings.student)     # one that is not there is refused now
-    inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
+    inputs = list(dict.fromkeys(x.input for x in splits.unlabeled))
     if settings.method in ("mckd", "own"):
         try:
             partition(inputs, settings.seed)                            # too few are refused now
         except DataError as error:
-            raise DataError(f"{data.folder}/unlabeled.jsonl: {error}") from None
+            raise DataError(f"{splits.folder}/unlabeled.jsonl: {error}") from None
     teacher = None
     if settings.method != "sft" and settings.teacher.startswith("tuned:"):
-        teacher = tuned_teacher(settings.teacher, task, data, settings.seed, device, settings.votes, settings.quiet)
+        teacher = tuned_teacher(settings.teacher, task, splits, settings.seed, device, settings.votes, settings.quiet)
     elif settings.method != "sft":
-        teacher = make_teacher(settings.teacher, task, data, settings.seed, device, settings.base_url,
+        teacher = make_teacher(settings.teacher, task, splits, settings.seed, device, settings.base_url,
                                settings.free, settings.votes, settings.quiet)
     if teacher and settings.teacher.startswith("hf:") and not cache_file(teacher).exists():
         load_config(settings.teacher.removeprefix("hf:"), "the folder or name of a causal LM")
-    needed = [x.input for x in data.test] if settings.method == "teacher" else inputs
+    needed = [x.input for x in splits.test] if settings.method == "teacher" else inputs
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing
-    folder = run_folder(settings, data.folder)
+    folder = run_folder(settings, splits.folder)
     settings = with_defaults(settings, kind, task)
-    config = {**asdict(settings), "fingerprint": data.fingerprint[:16],
+    config = {**asdict(settings), "fingerprint": splits.fingerprint[:16],
               "recipes": {kind: asdict(recipe) for kind, recipe in RECIPES.items()},
               "student_fingerprint": identified(settings.student) if kind else None,
               "teacher_fingerprint": hashlib.sha256(teacher.key.encode()).hexdigest()[:16] if teacher else None}
-    run = Run(settings, data, task, folder, device, metrics)
+    run = Run(settings, splits, task, folder, device, metrics)
     if settings.method in ("mckd", "own") and settings.stages == "auto" and not run.held_out:
-        raise DataError(f"--stages auto: expected inputs in {data.folder}/valid.jsonl or test.jsonl on which to compare two students")
+        raise DataError(f"--stages auto: expected inputs in {splits.folder}/valid.jsonl or test.jsonl on which to compare two students")
     return run, teacher, config
 
 
@@ -260,7 +265,9 @@ def complete(run, labeller):
     if settings.method == "sft":
         gold = {x.input: x for x in run.data.labeled}
         warn_of_tested(run, gold)
-        Student(run, 1, "final", list(gold), gold).label([])
+        if repeated := len(run.data.labeled) - len(gold):
+            print(f"{repeated} labeled inputs repeat others; of each the last is learnt", file=sys.stderr)
+        Student(run, 1, "final", list(gold), gold).learn()
     else:
         print(f"Teacher: {labeller.name}", flush=True)
         teacher = CachedTeacher(run, labeller)
@@ -272,6 +279,8 @@ def complete(run, labeller):
     results = run.results(scores)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
     report = table(results)
+    if left_out := results["test_left_out"]:
+        report += f"\n\n{left_out:,} of {len(run.data.test):,} test sentences have no bracket to score, and are left out of the mean"
     if run.task.kind == "text" and results["stages"] and run.data.test:
         exact = results["stages"][-1]["students"][-1]["complete"]
         report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"

@@ -148,7 +148,8 @@ def tiny_t5(vocabulary_size):
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
     """Teach `student` the Examples, as the Recipe says; returns it, ready to label. The same `seed` gives the same order and
     dropout. `on_epoch` gets a dict after each epoch: epoch, steps, loss (mean cross-entropy in nats), seconds; the student is
-    then ready to label, too. `place`: the line of the progress bar, where there are several."""
+    then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there are no examples, one is
+    no answer about its input, or the loss is no number any more."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
     student.cut = 0
@@ -190,6 +191,8 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
                 progress.update()
             student.model.eval()
             mean = sum(losses) / len(losses)
+            if not math.isfinite(mean):
+                raise DataError(f"{title}: the loss is {mean} in epoch {epoch}: the learning rate, {recipe.lr:g}, is too high (--lr)")
             progress.set_postfix(loss=f"{mean:.3f}")
             if on_epoch:
                 on_epoch({"epoch": epoch, "steps": epoch * steps_an_epoch, "loss": round(mean, 5),

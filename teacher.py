@@ -301,11 +301,11 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
     """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to, where it lacks some.
 
     A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Who lacks labels while another process
-    adds some waits, and has those. `on_labelled` is called with the seconds that the teacher took, where it was asked.
+    adds some waits, and has those. `on_labelled` is called with how many labels the teacher gave, where it was asked, and its seconds.
     """
     cache = Path(cache)
     known = dict.fromkeys(inputs)
-    if cache.exists() and ends_whole(cache):
+    if cache.exists() and cache.stat().st_size and ends_whole(cache):       # empty: who was to fill it was interrupted, or has just begun
         known = read_labels(cache, inputs)
     if None in known.values():
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +321,7 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
                     file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
                     file.flush()
                 if on_labelled:
-                    on_labelled(time.perf_counter() - began)
+                    on_labelled(len(missing), time.perf_counter() - began)
     return [known[input] for input in inputs]
 
 
@@ -357,22 +357,22 @@ def main():
                         help="labels of an input, each with other demonstrations or in another order, that are voted (1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    data = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)
-    task = make_task(data.config)
-    task.learn(data.labeled)
-    print(data.headline(), flush=True)
+    splits = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)
+    task = make_task(splits.config)
+    task.learn(splits.labeled)
+    print(splits.headline(), flush=True)
     wanted = [split.strip() for split in args.split.split(",")]
     if unknown := set(wanted).difference(SPLITS):
         raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
     out = place_of_labels(args.out)
-    inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(data, name)))
+    inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(splits, name)))
     if not inputs:
-        raise DataError(f"{data.folder}: expected sentences to label, found none in --split {args.split}")
+        raise DataError(f"{splits.folder}: expected sentences to label, found none in --split {args.split}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = make_teacher(args.teacher, task, data, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
+    teacher = make_teacher(args.teacher, task, splits, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
     found = dict(zip(inputs, labels))
-    rows = [found[x.input] for name in wanted for x in getattr(data, name)]             # in the splits' order, repetitions too
+    rows = [found[x.input] for name in wanted for x in getattr(splits, name)]             # in the splits' order, repetitions too
     write_jsonl(out, rows)
     print(f"{args.out}: {len(rows)} pseudolabels by {teacher.name}")
 

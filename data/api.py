@@ -107,11 +107,11 @@ class ChatServer:
                     content = json.load(answer)["choices"][0]["message"]["content"]
                 if content is None or isinstance(content, str):
                     content = (content or "").encode("utf-8", "replace").decode()       # JSON may hold half of a character
-                    return content.replace(key, "[key]") if key else content            # what a server repeats is kept in files
+                    told = key and key not in question              # what a server repeats is kept in files
+                    return content.replace(key, "[key]") if told else content
                 problem = "expected text in its answer, found something else"
             except urllib.error.HTTPError as error:
-                # The reason that the server itself gives may hold the key.
-                problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}"
+                problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}{reason(error, key)}"
                 problem += "; OPENAI_API_KEY is not set" * (error.code == 401 and not key)
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
@@ -125,6 +125,18 @@ class ChatServer:
             if attempt + 1 < self.tries and stopped.wait(wait):
                 break
         raise kind(f"{self.url}: {problem} (model {self.model}); labels so far are kept, the same command goes on from there")
+
+
+def reason(error, key):
+    """What a server says, in OpenAI's form, of a request that it does not take; nothing where it may show the key, or an end of it."""
+    if error.code not in (400, 404, 422):
+        return ""
+    try:
+        said = json.loads(error.read(100_000))["error"]["message"]
+        shown = key and (key[:4] in said or key[-4:] in said)
+        return "" if shown else f" ({' '.join(said.split())[:200]})"
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
 
 
 def check_address(url):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ try:
 except ImportError:                     # Windows
     fcntl = None
 
+import sentencepiece
+import tokenizers
 import torch
 import transformers
 
@@ -57,7 +60,8 @@ def run_folder(settings, data):
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
     trained a student there; what such a run left before its first student is thrown away."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    libraries = (torch, transformers, tokenizers, sentencepiece)
+    versions = {"python": platform.python_version(), **{library.__name__: library.__version__ for library in libraries}}
     here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
             "precision": str(fast_dtype(device)).removeprefix("torch."), "device": str(device), "git_commit": git_commit()}
     if (folder / "config.json").exists():
@@ -96,6 +100,7 @@ def compare(folder, here, begun):
     if differences:
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")):
             left.unlink(missing_ok=True)
+        shutil.rmtree(folder / "final", ignore_errors=True)
     return not differences and not others
 
 

@@ -44,5 +44,6 @@ def side_by_side(*labellings):
         student.place = place
         student.label(inputs)
     if FORKS and labellings[0][0].one_core and not all(student.is_finished() for student, _ in labellings):
-        in_processes(*(partial(work, *labelling, place) for place, labelling in enumerate(labellings)))
+        if not in_processes(*(partial(work, *labelling, place) for place, labelling in enumerate(labellings))):
+            print("a student's process has failed; what it has not finished is done again here, one student after the other", file=sys.stderr)
     return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}

@@ -213,8 +213,15 @@ class Run:
         return self.scores(self.data.test, [labels[x.input].output for x in self.data.test])
 
     def scores(self, gold, outputs):
+        """"f1", "valid" and "complete" of these outputs against gold (Examples); None where not one has anything to score."""
         found = self.metrics.score(self.task.kind, [self.task.gold(x) for x in gold], outputs, [x.input for x in gold])
-        return {name: round(found[name], 2) for name in ("f1", "valid", "complete")}
+        return {name: round(found[name], 2) if found["n"] else None for name in ("f1", "valid", "complete")}
+
+    @property
+    def left_out(self):
+        """How many test sentences the score has nothing to say about: of trees those without a bracket of two words."""
+        gold = [self.task.gold(x) for x in self.data.test]
+        return self.metrics.score(self.task.kind, gold, gold, [x.input for x in self.data.test]).get("left_out", 0)
 
     def results(self, teacher):
         """What results.json holds. `teacher`: the teacher's scores on the test split."""
@@ -230,7 +237,7 @@ class Run:
         last = stages[-1]["students"][-1] if stages else {"test_f1": teacher["f1"], "valid": teacher["valid"]}
         return {"method": self.settings.method, "data": self.data.headline(),
                 "teacher": {"f1": teacher["f1"], "valid": teacher["valid"]}, "stages": stages,
-                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "seconds": logged_seconds(self.folder),
+                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.left_out, "seconds": logged_seconds(self.folder),
                 "teacher_seconds": logged_seconds(self.folder, "teacher")}
 
 

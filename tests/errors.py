@@ -97,7 +97,8 @@ def main():
     def f1(outputs):
         return score(task.kind, gold, outputs, inputs)["f1"]
     alone = [f1(outputs) for outputs in labelings]
-    voted = f1([task.vote(input, outputs) for input, outputs in zip(inputs, zip(*labelings))])
+    labels = read_answers(task, (label for _, label in voting.label(inputs)))
+    voted = f1([labels[input].output for input in inputs])
     print(f"F1 of one prompt: {statistics.mean(alone):.1f} ± {statistics.stdev(alone):.1f}; of {args.prompts} prompts, voted: {voted:.1f}\n")
     found = repeated_errors(task.kind, gold, labelings, inputs)
     print(f"| made by | {' | '.join(f'{k} of {args.prompts}' for k in range(1, args.prompts + 1))} | share of all errors made by all but one or all |")

@@ -156,6 +156,18 @@ def test_api_gives_up_in_one_line_and_keeps_what_it_has(at, server, naps, tmp_pa
     assert [x.input for x in found] == inputs and len(server.seen) - before == len(set(inputs) - kept)
 
 
+def test_reason_that_a_server_gives_is_said(server, monkeypatch):
+    for key in ("", KEY):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        server.script = [(404, json.dumps({"error": {"message": "no model\nsome-model here"}}))]
+        with pytest.raises(DataError, match=r"HTTP 404 Not Found \(no model some-model here\) \(model some-model\)"):
+            labels(api(server), ["A dog ran"])
+    for said in (f"Incorrect key {KEY}", f"Incorrect key sk-…{KEY[-4:]}", 7, None):
+        server.script = [(404, json.dumps({"error": {"message": said}}))]
+        with pytest.raises(DataError, match=r"HTTP 404 Not Found \(model some-model\)"):
+            labels(api(server), ["A dog ran"])
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_api_refusal_is_said_at_once_in_one_line(server, naps, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -206,6 +218,9 @@ def test_key_that_a_server_repeats_is_not_kept(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.answer = lambda asked: f"( {asked} {KEY} )"
     assert labels(api(server), ["A dog ran"]) == [Label("A dog ran", "( A dog ran [key] )")]
+    monkeypatch.setenv("OPENAI_API_KEY", "dog")                     # a local server takes any: what was in the question is no secret
+    server.answer = lambda asked: f"( {asked} )"
+    assert labels(api(server), ["A dog ran"]) == [Label("A dog ran", "( A dog ran )")]
 
 
 def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
@@ -264,10 +279,10 @@ def test_input_that_an_api_refuses_has_an_empty_answer(server, status):
 
 
 def test_api_that_refuses_all_is_said_before_all_are_asked(server):
-    server.script = [(400, "no such model")] * 100
+    server.script = [(400, "no such model")] * 1000
     with pytest.raises(DataError, match="HTTP 400 Bad Request .model some-model."):
-        labels(api(server, at_once=4), [f"word {i}" for i in range(50)])
-    assert len(server.seen) < 20
+        labels(api(server, at_once=4), [f"word {i}" for i in range(500)])
+    assert len(server.seen) < 200
 
 
 def test_refused_inputs_are_kept_at_once_and_do_not_stop_who_goes_on(server, tmp_path, monkeypatch):

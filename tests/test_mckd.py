@@ -6,6 +6,7 @@ import os
 import random
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -244,6 +245,19 @@ def test_students_differ_in_the_order_of_training_only(here, monkeypatch):
     assert [next(x for x in student.trained_with[0] if isinstance(x, int)) for student in again] == seeds
 
 
+def test_settings_reach_every_student(here, monkeypatch):
+    make_folder(here / "data")
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", replay(here), "--out", "run", "--stages", 2, "--seed", 4, "--lr", 0.5,
+        "--batch-size", 3, "--epochs", 7, "--gold-epochs", 2)
+    for student in spy.students:
+        (spec, _, _, seed, _), _ = student.made_with
+        recipe, on_gold = student.trained_with[0][0], student.finetuned_with[0][0]
+        assert (spec, seed) == ("tiny", 4)
+        assert (recipe.lr, recipe.batch_size, recipe.epochs, recipe.min_steps) == (0.5, 3, 7, 0)
+        assert (on_gold.lr, on_gold.batch_size, on_gold.epochs) == (0.5 * recipe.gold_lr, 3, 2) and recipe.gold_lr < 1
+
+
 def test_labels_of_earlier_stages_do_not_stay_in_memory(here, monkeypatch):
     runs, real = [], mckd.mckd
 
@@ -421,6 +435,10 @@ def test_one_stage_and_auto_leave_the_teacher_no_vote(here, monkeypatch):
 def test_quiet_and_device_may_change(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     assert spy_on(here, monkeypatch, "--stages", 2, "--device", "cpu") == []
+    spy = Spy(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["mckd.py", *"--data data --teacher replay:labels.jsonl --out run --gold-epochs 0 --stages 2".split()])
+    mckd.main()                                                     # without --quiet
+    assert spy.students == []
 
 
 def test_settings_that_change_nothing_may_change(here, monkeypatch):
@@ -521,8 +539,10 @@ def test_what_a_run_that_came_to_nothing_leaves_is_not_counted_by_the_next(here,
     with pytest.raises(KeyboardInterrupt):
         spy_on(here, monkeypatch, "--stages", 2, breaks_at=0)
     assert (here / "run/pseudolabels/stage0.jsonl").exists() and (here / "run/log.jsonl").read_text()
+    (here / "run/final").mkdir()                        # it may have been interrupted after this was saved, and before its labels were
+    (here / "run/final/old").touch()
     spy_on(here, monkeypatch, "--stages", 1, "--seed", 3)
-    assert '"seed": 3' in (here / "run/config.json").read_text()
+    assert '"seed": 3' in (here / "run/config.json").read_text() and not (here / "run/final/old").exists()
     assert (here / "run/log.jsonl").read_text().count('"event": "stage"') == 1
 
 
@@ -577,6 +597,15 @@ def test_recipe_that_changed_is_refused(here, monkeypatch):
     monkeypatch.setitem(mckd.RECIPES, "tiny", mckd.replace(mckd.RECIPES["tiny"], epochs=7))
     with pytest.raises(DataError, match="recipes"):
         spy_on(here, monkeypatch, "--stages", 1)
+
+
+def test_another_model_at_the_same_place_is_another_student(here, monkeypatch, causal_folder):
+    shutil.copytree(causal_folder, here / "model")
+    spy_on(here, monkeypatch, "--stages", 1, "--student", "model")
+    with open(here / "model/config.json", "a") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match="student_fingerprint"):
+        spy_on(here, monkeypatch, "--stages", 1, "--student", "model")
 
 
 def test_prompted_and_tuned_llm_have_folders_of_their_own(here, monkeypatch):
@@ -764,10 +793,31 @@ def test_seeds_make_a_folder_each_and_a_mean(here, monkeypatch, capsys):
     run(monkeypatch, *arguments, "--out", "run")
     assert sorted(file.name for file in here.iterdir() if file.name.startswith("run-")) == ["run-seed7", "run-seed8"]
     f1s = [json.loads((here / f"run-seed{seed}/results.json").read_text())["teacher"]["f1"] for seed in (7, 8)]
-    assert f1s[0] != f1s[1] and f"{sum(f1s) / 2:.2f} ±" in capsys.readouterr().out
+    assert f1s[0] != f1s[1] and f"{sum(f1s) / 2:.2f} ± {abs(f1s[0] - f1s[1]) / 2 ** 0.5:.2f}" in capsys.readouterr().out
     run(monkeypatch, *arguments)
     names = sorted(folder.name for folder in (here / "runs").iterdir() if folder.name != "teacher")
     assert len(names) == 2 and names[0].endswith("seed7") and names[1].endswith("seed8")
+
+
+@pytest.mark.parametrize("words, f1", [(["the cat sat", "mats"], 100.0), (["cats", "mats"], None)])
+def test_sentences_without_anything_to_score_are_said(words, f1, here, monkeypatch, capsys):
+    make_folder(here / "data", "tree")
+    write_jsonl(here / "data/test.jsonl", [Example(x, f"( {x} )") for x in words])
+    spy = Spy(monkeypatch)
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *rest: [Label(x, f"( {x} )", 0.0) for x in inputs])
+    run(monkeypatch, "--data", "data", "--method", "sft", "--out", "run")
+    results, left_out = json.loads((here / "run/results.json").read_text()), 1 if f1 else 2
+    assert results["test"] == {"f1": f1, "valid": f1} and results["test_left_out"] == left_out and spy.students
+    assert f"{left_out} of 2 test sentences have no bracket to score" in capsys.readouterr().out
+
+
+def test_labeled_inputs_that_repeat_others_are_said(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    write_jsonl(here / "data/labeled.jsonl", [Example("a b", "first"), Example("c", "d"), Example("a b", "last")])
+    spy = Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--method", "sft", "--out", "run")
+    assert [x.output for x in spy.students[0].examples] == ["last", "d"]
+    assert "1 labeled inputs repeat others; of each the last is learnt" in capsys.readouterr().err
 
 
 def test_missing_gold_gives_nulls(here, monkeypatch):
@@ -832,6 +882,14 @@ def test_stages_auto_go_on_while_agreement_rises(agreements, pairs, stages, here
     assert results["stages"][-1]["stage"] == max(pairs, stages) and results["stages"][-1]["students"][-1]["name"] == f"stage{stages}_final"
     assert {x.output for x in last.examples} == {f"by {2 * stages - 4}", f"by {2 * stages - 3}"}
     assert len(results["stages"][pairs - 1]["students"]) == (2 if stages > pairs else 3)
+
+
+def test_stages_auto_without_inputs_to_compare_students_on_is_refused(here, monkeypatch):
+    make_folder(here / "data", n_test=0)
+    (here / "data/valid.jsonl").unlink()
+    with pytest.raises(DataError, match="^--stages auto: expected inputs in data/valid.jsonl or test.jsonl"):
+        spy_on(here, monkeypatch, "--stages", "auto")
+    assert not (here / "run").exists()
 
 
 @pytest.mark.parametrize("likeness, pairs", [(42, 2), (42.1, 1)])
@@ -1113,7 +1171,7 @@ def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, m
 
 
 @pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
-def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch):
+def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch, capsys):
     make_folder(here / "data", "tree")
 
     def train(*_, **__):
@@ -1121,6 +1179,23 @@ def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch):
     monkeypatch.setattr(mckd, "train", train)
     with pytest.raises(DataError, match="the reason"):
         run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "run")
+    assert "a student's process has failed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
+def test_who_is_interrupted_leaves_no_process_behind(here):
+    """As a notebook's cell is: its process goes on."""
+    def work():
+        (here / f"pid{os.getpid()}").touch()
+        if len(list(here.glob("pid*"))) == 2:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(600)
+    with pytest.raises(KeyboardInterrupt):
+        parallel.in_processes(work, work)
+    deadline = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("method, stages", [("own", 2), ("sft", 1), ("teacher", 0), ("mckd", 1)])

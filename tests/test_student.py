@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -54,7 +55,6 @@ def same(one, other):
 
 def brief(kind, steps=3, **more):
     """The recipe of this kind of student, for a few steps only."""
-    from dataclasses import replace
     return replace(RECIPES[kind], epochs=1, min_steps=steps, **more)
 
 
@@ -519,6 +519,12 @@ def test_pretrained_t5_learns_to_tell_apart_the_tokens_of_its_examples(kind, t5_
     changed = (made.model.shared.weight != before).any(1).nonzero().flatten().tolist()
     assert changed == known
     assert make_student(str(t5_folder), TEXT, INPUTS).vocabulary == set(range(made.model.config.vocab_size))
+
+
+def test_loss_that_is_no_number_is_said():
+    """Else its labels would have scores that no file of labels may have."""
+    with pytest.raises(DataError, match=r"^s: the loss is nan in epoch 2: the learning rate, 1e\+38, is too high \(--lr\)"):
+        train(make_student("tiny", SLOTS, INPUTS), examples(SLOTS), replace(brief("encoder-decoder"), lr=1e38, epochs=3), title="s", quiet=True)
 
 
 def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path, capsys):

@@ -100,18 +100,19 @@ def test_labels_are_on_disk_as_they_come(tmp_path):
     assert [json.loads(line)["input"] for line in cache.read_text().splitlines()] == ["c", "b", "a"]
 
 
-def test_interrupted_teacher_goes_on_from_where_it_stopped(tmp_path):
-    cache, inputs = tmp_path / "cache.jsonl", list("abcdef")
-    first, second = CountingTeacher(breaks_after=2), CountingTeacher()
+@pytest.mark.parametrize("breaks_after", [0, 2])
+def test_interrupted_teacher_goes_on_from_where_it_stopped(breaks_after, tmp_path):
+    cache, inputs, told = tmp_path / "cache.jsonl", list("abcdef"), []
+    first, second = CountingTeacher(breaks_after), CountingTeacher()
     with pytest.raises(KeyboardInterrupt):
         label_with_cache(first, inputs, cache, quiet=True)
-    found = label_with_cache(second, inputs, cache, quiet=True)
-    assert sorted(first.asked + second.asked) == inputs and len(second.asked) == 4
+    found = label_with_cache(second, inputs, cache, True, lambda labels, seconds: told.append(labels))
+    assert sorted(first.asked + second.asked) == inputs and told == [len(second.asked)] == [6 - breaks_after]
     assert found == label_with_cache(CountingTeacher(), inputs, tmp_path / "fresh.jsonl", quiet=True)
     assert cache.read_bytes() == (tmp_path / "fresh.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("rest", [b'{"input": "b", "outp', b"{", b"\xf0\x9f", b'{"input": "b", "output": "of last run", "score": 0.5}'])
+@pytest.mark.parametrize("rest", [b"", b'{"input": "b", "outp', b"{", b"\xf0\x9f", b'{"input": "b", "output": "of last run", "score": 0.5}'])
 @pytest.mark.parametrize("whole", [0, 1])
 def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
     cache, counting = tmp_path / "cache.jsonl", CountingTeacher()
@@ -511,7 +512,7 @@ def test_who_comes_while_another_labels_waits_and_has_its_labels(tmp_path, capsy
     other.start()
     assert began.wait(60)
     assert label_with_cache(None, ["a b"], cache, quiet=True) == [Label("a b", "( a b )")]         # what is there needs no waiting
-    mine = label_with_cache(Slow(), ["c d", "a b"], cache, True, seconds.append)        # a lock is the open file's, so a thread will do
+    mine = label_with_cache(Slow(), ["c d", "a b"], cache, True, lambda *told: seconds.append(told))    # a lock is the open file's, so a thread will do
     other.join(60)
     assert sorted(asked) == ["a b", "c d"] and mine == found[0][::-1] and not seconds       # to wait is not to be asked
 
