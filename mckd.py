@@ -321,7 +321,8 @@ def main():
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
         help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default is not None and setting.default is not False)
         parser.add_argument(f"--{setting.name.replace('_', '-')}", **{**kind, **setting.metadata, "help": help})
-    parser.add_argument("--seeds", type=int, default=1, help="run this many seeds, from --seed on, and print mean and deviation")
+    parser.add_argument("--seeds", type=int, default=1,
+                        help="run this many seeds, from --seed on (--out DIR then makes DIR-seedN), and print mean and deviation")
     args = vars(parser.parse_args())
     if args["seeds"] < 1:
         raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")

@@ -70,7 +70,7 @@ def read_answer(task, label):
 
 
 def read_answers(task, answers):
-    """Pseudolabels {input: Label}: the answers, mended; one that cannot be read becomes the task's fallback."""
+    """Pseudolabels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort."""
     found, unreadable = {}, {}
     for answer in answers:
         found[answer.input] = read_answer(task, answer)
@@ -79,7 +79,7 @@ def read_answers(task, answers):
     if unreadable:
         input, output = next(iter(unreadable.items()))
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
-              "they become the fallback", file=sys.stderr)
+              f"they become {task.last_resort}", file=sys.stderr)
     return found
 
 
@@ -162,10 +162,10 @@ class ReplayTeacher(Teacher):
 
     def label(self, inputs):
         known = read_labels(self.file, inputs)
-        for i, input in enumerate(inputs):
-            if known[input] is None:
-                raise DataError(f"{self.file}: no pseudolabel for {input[:60]!r}; python teacher.py labels inputs into such a file")
-            yield i, known[input]
+        if missing := [input for input, label in known.items() if label is None]:
+            raise DataError(f"{self.file}: no pseudolabel for {len(missing):,} of {len(known):,} inputs, such as {missing[0][:60]!r}; "
+                            "python teacher.py labels inputs into such a file")
+        yield from ((i, known[input]) for i, input in enumerate(inputs))
 
 
 class NoisyTeacher(Teacher):
@@ -273,7 +273,8 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
         kept = data.folder / "pseudolabels.jsonl"
         if not kept.is_file():
             raise DataError(f"{data.folder}: no pseudolabels.jsonl to replay; name a teacher, for example "
-                            "--teacher gguf:FILE, --teacher hf:NAME_OR_FOLDER or --teacher openai:MODEL")
+                            "--teacher gguf:FILE, --teacher hf:NAME_OR_FOLDER or --teacher openai:MODEL"
+                            + " (to go back to the bundled sample, move this folder elsewhere)" * (data.folder.name == "real"))
         return ReplayTeacher(kept, task)
     if kind == "replay" and rest:
         return ReplayTeacher(rest, task)
@@ -361,7 +362,7 @@ def main():
     task = make_task(splits.config)
     task.learn(splits.labeled)
     print(splits.headline(), flush=True)
-    wanted = [split.strip() for split in args.split.split(",")]
+    wanted = list(dict.fromkeys(split.strip() for split in args.split.split(",")))
     if unknown := set(wanted).difference(SPLITS):
         raise DataError(f"--split {min(unknown)}: expected labeled, unlabeled, valid or test")
     out = place_of_labels(args.out)

@@ -92,7 +92,9 @@ def compare(folder, here, begun):
                    for name, value in settings_that_count(here["settings"]).items() if there["settings"].get(name) != value]
     others = [name for name in MADE_WITH if there.get(name, here[name]) != here[name]]
     if begun and differences:
-        what = "data" if any(x.startswith("fingerprint") for x in differences) else "settings"
+        what = "settings"
+        if any(x.startswith("fingerprint") for x in differences):
+            what = f"data ({there['settings'].get('data')} as it was then, here {here['settings'].get('data')})"
         raise DataError(f"{folder} was made with other {what}: {'; '.join(differences)}; give another --out, or delete it")
     if begun and others:
         print(f"{folder}: what it holds was made with other {' and '.join(others)} than this (commit {there.get('git_commit')}) and stays "

@@ -190,7 +190,7 @@ DOWNLOADS = {  # corpus -> {file: (address, sha256)}
                "test/seq.in": "c1e341173fcea2951a8ca371956a6f81c76de87b9583c62eb87edd6158fa3a7c",
                "test/seq.out": "58c07c9097d5e1f78889765c2a535a160f6455b90b3142055c8051847afcca47"}}.items()},
 }
-CRAFT_SENTENCES, CRAFT_ARTICLES = 30830, 97
+PUBLISHED, CRAFT_ARTICLES = {"craft": 30830, "atis": 5871, "snips": 14484}, 97         # sentences; of the Treebank people have parts
 
 
 def fetch(corpus: str, cache: Path) -> Path:
@@ -354,9 +354,12 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     everything = list(tqdm(READERS[corpus](files), desc=f"reading {corpus}", unit=" sentences"))
     if corpus == "craft" and source is None:
         articles = sum(path.endswith(".tree") for path in files)
-        if (len(everything), articles) != (CRAFT_SENTENCES, CRAFT_ARTICLES):
-            raise DataError(f"{origin}: expected {CRAFT_SENTENCES} sentences in {CRAFT_ARTICLES} articles, "
+        if (len(everything), articles) != (PUBLISHED["craft"], CRAFT_ARTICLES):
+            raise DataError(f"{origin}: expected {PUBLISHED['craft']} sentences in {CRAFT_ARTICLES} articles, "
                             f"found {len(everything)} in {articles}; remove the file to download it again")
+    if (published := PUBLISHED.get(corpus)) not in (None, len(everything)):
+        print(f"{origin}: {len(everything):,} sentences, {CORPORA[corpus]['name']} as it is published has {published:,}: "
+              "is this the corpus, and all of it?", file=sys.stderr)
     sentences = sift(everything, max_words)
     kept = {part: [Example(s.input, s.output) for s in sentences if s.part == part and not s.reason] for part in PARTS}
     for part, examples in kept.items():

@@ -190,7 +190,7 @@ def _read_task(folder: Path) -> dict:
     if not path.is_file():
         missing = "expected a data folder with task.json" if folder.is_dir() else "no such data folder"
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
-                        "and the docstring of data/splits.py says what to put into your own")
+                        "and README.md (Your own data) says what to put into your own")
     with _open(path) as file:
         config = parse_object(file.read(), str(path))
     if config.get("task") not in list(KINDS):
@@ -267,8 +267,11 @@ def place_of_labels(path: str | Path) -> Path:
     if place.name in [f"{split}.jsonl" for split in SPLITS] and (place.parent / "task.json").exists():
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
     if place.exists() and place.stat().st_size:
-        for _ in read_pseudolabels(place):
-            pass                                            # what is no file of pseudolabels is refused
+        try:
+            for _ in read_pseudolabels(place):
+                pass
+        except DataError as error:
+            raise DataError(f"--out {path}: expected a new file or one of pseudolabels, which is written over; {error}") from None
     return place
 
 

@@ -10,7 +10,7 @@ What a task knows about its outputs (`input`, `output` and `answer` are str, `wo
     symbols                 the pieces that are no words: brackets, tags
     copied(input)           the input's words as they stand in an output: a bracket among them is escaped
     read(input, answer)     the output in a free answer, such as an API's, repaired; ValueError where it is refused
-    fallback(input) -> str  the label of last resort
+    fallback(input) -> str  the label of last resort; `last_resort` says what it is
     vote(input, outputs, least=1)   one output of several well-formed ones; of trees brackets that `least` of them have
     draw(input, output)     the output drawn for a terminal
 Only `tree` and `slots` have these two, for in `text` any token may come next:
@@ -89,7 +89,7 @@ class TreeState:
 class TreeTask:
     """Constituency parsing. Gold is a Penn tree, with traces or without, or any that trees.py reads; targets are unlabelled
     bracketings."""
-    kind, answer_name, symbols = "tree", "Parse:", ["(", ")"]
+    kind, answer_name, symbols, last_resort = "tree", "Parse:", ["(", ")"], "one bracket around the sentence"
     instruction = "Bracket each sentence into its constituents."
 
     def __init__(self, config):
@@ -187,7 +187,7 @@ class SlotState:
 
 class SlotTask:
     """Slot-based semantic parsing. Gold is one BIO tag a word, or the words interleaved with them."""
-    kind, answer_name = "slots", "Tags:"
+    kind, answer_name, last_resort = "slots", "Tags:", "no slots"
     instruction = "Tag each word with its slot: B- begins a slot, I- continues it, O is outside."
 
     def __init__(self, config):
@@ -273,7 +273,7 @@ class SlotTask:
 
 class TextTask:
     """Any other sequence generation: nothing is assumed of the output, so any token may come next."""
-    kind, answer_name, symbols = "text", "Output:", []
+    kind, answer_name, symbols, last_resort = "text", "Output:", [], "an empty output"
     instruction = "Write the output for each input."
 
     def __init__(self, config):

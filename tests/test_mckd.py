@@ -590,6 +590,10 @@ def test_labels_that_changed_are_not_mixed_with_students_of_the_old_ones(here, m
     (here / "labels.jsonl").write_text((here / "labels.jsonl").read_text().replace("by teacher", "by another"))
     with pytest.raises(DataError, match="teacher_fingerprint"):
         run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 2, "--gold-epochs", 0)
+    shutil.copytree(here / "data", here / "elsewhere/data")         # of the same name
+    write_jsonl(here / "elsewhere/data/labeled.jsonl", read_jsonl(here / "data/labeled.jsonl")[:-1])
+    with pytest.raises(DataError, match=r"other data \(data as it was then, here elsewhere/data\): .*fingerprint"):
+        run(monkeypatch, "--data", "elsewhere/data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", 2, "--gold-epochs", 0)
 
 
 def test_recipe_that_changed_is_refused(here, monkeypatch):
@@ -1230,7 +1234,7 @@ def test_tuned_teacher_end_to_end(here, monkeypatch, capsys, causal_folder):
 
 def test_errors_of_an_llm_that_is_finetuned_again_and_again(here, monkeypatch, capsys, causal_folder):
     """tests/errors.py with `tuned:`: every finetuning has a seed, and so labels, of its own."""
-    make_folder(here / "data", "slots")
+    make_folder(here / "data", "slots", n_labeled=20)               # more than a batch, so that their order counts
     shutil.copytree(causal_folder, here / "model")
     monkeypatch.setattr(sys, "argv", ["errors.py", "--data", "data", "--teacher", "tuned:model", "--prompts", "2", "--unlabeled", "12"])
     errors.main()

@@ -106,13 +106,15 @@ def test_craft_sentences_are_split_by_article_and_all_accounted_for(tmp_path):
     assert owl.output == "(S (NP (DT The) (NN owl)) (VP (VBD sang)) (. .))"  # no trace, no function tag, no outer bracket
 
 
-def test_slots_are_read_line_by_line_and_all_accounted_for(tmp_path):
+def test_slots_are_read_line_by_line_and_all_accounted_for(tmp_path, capsys):
     record = prepare("snips", write_folder(tmp_path / "corpus", SLOTS), tmp_path / "out", labeled=1)
     counts = {reason: row["train"] for reason, row in record["sentences"].items()}
     assert counts == {"kept": 3, "a tag other than O, B-x, I-x": 1, "also in test": 1, "no words": 1, "not one tag a word": 1, "total": 7}
     data = load_data(tmp_path / "out", labeled=1)
     assert {x.input for x in data.labeled + data.unlabeled} == {"rye bread please", "brown rye bread", "some tea"}
     assert data.config["tags"] == ["B-drink", "B-food", "B-roll", "I-food", "O"]  # of the whole corpus: B-roll is only in test
+    total = sum(record["sentences"]["total"].values())
+    assert f"{total} sentences, Snips as it is published has 14,484: is this the corpus" in capsys.readouterr().err
 
 
 def test_treebank_documents_decide_and_trees_may_span_lines(tmp_path):
@@ -404,7 +406,7 @@ def test_prepare_downloads_what_is_not_given(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "DOWNLOADS", {"craft": {"CRAFT.zip": (server.address, None)}})
     with pytest.raises(DataError, match="expected 30830 sentences in 97 articles, found 14 in 4"):
         prepare("craft", None, tmp_path / "out", labeled=2, cache=tmp_path)
-    monkeypatch.setattr(module, "CRAFT_SENTENCES", 14)
+    monkeypatch.setitem(module.PUBLISHED, "craft", 14)
     monkeypatch.setattr(module, "CRAFT_ARTICLES", 4)
     assert prepare("craft", None, tmp_path / "out", labeled=2, cache=tmp_path)["sentences"] == CRAFT_ACCOUNT
     assert server.asked == [None]
@@ -420,9 +422,10 @@ def test_prepare_downloads_what_is_not_given(server, tmp_path, monkeypatch):
     ("atis", {"train": 4478, "valid": 500, "test": 893}),
     ("snips", {"train": 13084, "valid": 700, "test": 700}),
 ])
-def test_real_corpus(tmp_path, corpus, total):
+def test_real_corpus(tmp_path, corpus, total, capsys):
     source = RAW / corpus / ("treebank.zip" if corpus == "ptb" else "")
     record = prepare(corpus, source, tmp_path / corpus)
+    assert "is this the corpus" not in capsys.readouterr().err
     rows = dict(record["sentences"])
     assert rows.pop("total") == total
     assert set(rows) == {"kept", "also in test", "repetition", *(["also in valid"] if corpus != "ptb" else [])}  # nothing is broken

@@ -550,7 +550,7 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     task = make_task({"task": "slots", "instruction": "", "tags": ["O", "B-depart_time.time_relative_to_now"]})     # a tag is many tokens
     found = label(make_student(str(tmp_path), task, []), ["the", " ".join(["the"] * 12)], quiet=True)
     assert found[0].score is not None and found[1] == (" ".join(["the"] * 12), " ".join(["O"] * 12), None)
-    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+    assert capsys.readouterr().err == f"1 inputs are longer than the model takes; they get {task.last_resort}\n"
 
 
 @pytest.mark.parametrize("kind", ["tree", "slots"])
@@ -563,9 +563,9 @@ def test_sentence_of_two_thousand_words_is_said_and_takes_little_memory(kind, ca
     monkeypatch.setattr(student, "padded", lambda rows, *more: seen.append(max(map(len, rows))) or padded(rows, *more))
     found = label(made, [INPUTS[0], long, INPUTS[1]], quiet=True)
     assert found[1] == (long, task.fallback(long), None) and found[0].score is not None and max(seen) < 50
-    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+    assert capsys.readouterr().err == f"1 inputs are longer than the model takes; they get {task.last_resort}\n"
     assert label(made, [long], quiet=True, samples=2) == found[1:2]
-    assert capsys.readouterr().err == "1 inputs are longer than the model takes; they get the fallback label\n"
+    assert capsys.readouterr().err == f"1 inputs are longer than the model takes; they get {task.last_resort}\n"
 
 
 @pytest.mark.parametrize("model", ["tiny", "causal_folder"])
