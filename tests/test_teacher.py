@@ -360,17 +360,15 @@ def test_vote_passes_over_what_cannot_be_read(tmp_path, monkeypatch):
 def test_llm_that_decodes_freely_writes_what_generate_writes(tmp_path, causal_folder, fp32):
     data = make_data(tmp_path / "data")
     made = make_teacher(f"hf:{causal_folder}", TREE, data, free=True)
-    inputs, total = [f"the cat {n}" for n in range(9)], 0
+    inputs = [f"the cat {n}" for n in range(5)]
     found = labels(made, inputs)
     model, tokenizer = load_causal_lm(f"hf:{causal_folder}")
     for input, answer in zip(inputs, found):
         prompt = [tokenizer.bos_token_id, *tokenizer(made.prompt, add_special_tokens=False).input_ids,
                   *tokenizer(question(TREE, input), add_special_tokens=False).input_ids]
         written = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0, len(prompt):]
-        written = tokenizer.decode(written, skip_special_tokens=True).strip().split("\n")[0][:20]
-        total += len(written)
-        assert answer.output.startswith(written.rstrip(" ")), (written, answer)
-    assert total > 100
+        written = tokenizer.decode(written, skip_special_tokens=True).strip()
+        assert len(written) > 20 and written.split("\n")[0][:20] == answer.output[:20]
     assert any(read_answer(TREE, answer) is None for answer in found)
     constrained = make_teacher(f"hf:{causal_folder}", TREE, data)
     assert constrained.key != made.key
