@@ -15,8 +15,6 @@ from transformers import DynamicCache, EncoderDecoderCache
 from data.splits import DataError, Label
 from data.trees import split_words
 
-FEW = 8                                 # tokens at a time whose rows' keys and values a CPU gathers: these copies then stay in its cache
-
 
 class PieceEncoder:
     """Piece -> token ids as they stand in the middle of a text, remembered, so that each piece is tokenised once (of a large pool's
@@ -250,16 +248,15 @@ class AnyDecoder:
 class PackedDecoder:
     """Decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
 
-    Five techniques:
+    Four techniques:
     - *Packed*: the new tokens of all sequences stand in one row without padding, so the linear layers, where nearly all
       the time goes, see only real tokens. A prompt of 40 tokens, three forced tokens of a long word, and a single bracket
       go through the model in the same pass.
     - *Shared prompt*: the keys and values of the few-shot prompt are computed once and kept once, not once a sequence.
     - *Read once*: of several outputs of one sentence (`--samples`) the first reads it, the others copy its keys and values.
     - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
-    - *In parts*: on a CPU, attention gathers the keys and values of `FEW` tokens at a time, of each part only as long as its longest row.
     (With the 270M LLM on two cores: packed 1.7 times as fast as padded, 64 sequences at a time 2.4 times as fast as 8, a word's forced
-    tokens in one pass 1.1, four outputs of a sentence that is read once 1.3; rolling hardly counts; in parts PARTSGAIN)
+    tokens in one pass 1.1, four outputs of a sentence that is read once 1.3; rolling hardly counts.)
     The model is any of transformers' causal LMs that calls the attention interface with its keyword arguments.
     """
 
@@ -289,8 +286,6 @@ class PackedDecoder:
         self.row = torch.tensor(rows, device=device)
         self.position = torch.tensor(positions, device=device)
         self.seen_in = {}                                               # window -> mask
-        few = FEW if device.type == "cpu" else len(tokens)
-        self.parts = [(slice(i, i + few), max(positions[i:i + few]) + 1) for i in range(0, len(tokens), few)]
         with autocast(device):
             return self.model.base_model(
                 input_ids=torch.tensor([tokens], device=device), position_ids=self.position[None] + self.prompt_length,
@@ -299,11 +294,9 @@ class PackedDecoder:
     def attend(self, layer, query, key, value, scaling, window, cap=None):
         """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
         length = int(self.position.max()) + 1
-        own_keys, own_values = (self.stored(store, layer, new, length) for store, new in ((self.keys, key), (self.values, value)))
+        own_keys, own_values = (self.stored(store, layer, new, length)[self.row] for store, new in ((self.keys, key), (self.values, value)))
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
-        scores = grouped.new_zeros(*grouped.shape[:3], length)
-        for some, upto in self.parts:
-            scores[some, ..., :upto] = torch.einsum("nhgd,nshd->nhgs", grouped[some], own_keys[self.row[some], :upto])
+        scores = torch.einsum("nhgd,nshd->nhgs", grouped, own_keys)
         # Of the prompt, only what the layer's window lets somebody see: with 20 trees that is the last third.
         seen = min(self.prompt_length, window - 1) if window else self.prompt_length
         if seen:
@@ -313,9 +306,7 @@ class PackedDecoder:
         if cap:
             scores = torch.tanh(scores / cap) * cap
         weights = scores.masked_fill(~self.visible(window, seen, length), -torch.inf).softmax(-1).to(query.dtype)
-        out = torch.empty_like(grouped)
-        for some, upto in self.parts:
-            out[some] = torch.einsum("nhgs,nshd->nhgd", weights[some, ..., seen:seen + upto], own_values[self.row[some], :upto])
+        out = torch.einsum("nhgs,nshd->nhgd", weights[..., seen:], own_values)
         if seen:
             out = out + self.with_prompt(weights[..., :seen], self.prompt_values[layer][-seen:].transpose(0, 1))
         return out.flatten(1, 2)

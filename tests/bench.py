@@ -657,9 +657,6 @@ def techniques_of_an_llm(spec, rows, task):
         with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows or at_once["rows"])):
             students.label(llm, inputs[:64], quiet=True, samples=1)
 
-    def label_long():
-        students.label(llm, [" ".join(inputs[i:i + 3]) for i in range(0, 192, 3)], quiet=True, samples=1)
-
     def label_with_four():
         students.label(llm, inputs[:32], quiet=True, samples=4)
 
@@ -695,7 +692,6 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
             ("the LLM labels, four outputs of a sentence: read once, not four times", label_with_four,
              without(decoding.PackedDecoder, "copy_row", lambda *_: 0)),
-            ("the LLM labels 64 long sentences: keys and values gathered in parts", label_long, without(decoding, "FEW", 10 ** 9)),
             ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
             ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
             ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),
