@@ -41,8 +41,8 @@ def length_bucketed_batches(lengths, batch_size, shuffle):
 
 
 def labelling_batches(order, lengths, batch_size, most_tokens=32_768):
-    """The indices of `order`, longest first, in batches of `batch_size`, and fewer where the padded batch would have more than
-    `most_tokens`: of the longest sentences a corpus may have a few that are ten times as long as the others."""
+    """The indices of `order`, longest first by `lengths` (tokens of every source), in batches of `batch_size`, and fewer where the padded
+    batch would have more than `most_tokens`: of the longest sentences a corpus may have a few that are ten times as long as the others."""
     begin = 0
     while begin < len(order):
         batch = order[begin:begin + max(1, min(batch_size, most_tokens // lengths[order[begin]]))]

@@ -176,7 +176,8 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9,
 
 
 def choose(cursors, logits_of, end):
-    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability.
+    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability. `end`: the token ids that end
+    an output; the first of them stands for the end of a constrained one.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
     rows of the output matrix are ever computed, not the whole vocabulary.
@@ -207,7 +208,8 @@ def choose(cursors, logits_of, end):
 @torch.no_grad()
 def candidate_logits(states, output_matrix, ids, cap=None):
     """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
-    few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.)"""
+    few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.) `cap`: what tanh bounds
+    them by, as in Gemma 2."""
     if len(ids) == 1 or ids.stride(0) == 0:                         # the same candidates for all: one matrix product
         every = ids.shape[1] == len(output_matrix)                  # and free text may use them all: nothing to pick out
         found = states.float() @ (output_matrix if every else output_matrix[ids[0].to(states.device)]).float().T
@@ -257,7 +259,8 @@ class PackedDecoder:
     - *Rolling*: a finished sequence leaves at once and a waiting one takes its place.
     (With the 270M LLM on two cores: packed 1.7 times as fast as padded, 64 sequences at a time 2.4 times as fast as 8, a word's forced
     tokens in one pass 1.1, four outputs of a sentence that is read once 1.3; rolling hardly counts.)
-    The model is any of transformers' causal LMs that calls the attention interface with its keyword arguments.
+    `model`: any of transformers' causal LMs that calls the attention interface with its keyword arguments; DataError for another. `rows`:
+    how many sequences are decoded at a time. `prompt`: token ids that go before each of them.
     """
 
     def __init__(self, model, rows=128, prompt=()):
@@ -292,7 +295,8 @@ class PackedDecoder:
                 use_cache=False, packed=self).last_hidden_state[0]
 
     def attend(self, layer, query, key, value, scaling, window, cap=None):
-        """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size)."""
+        """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size), as what is
+        returned; key, value: (N, key-value heads, size)."""
         length = int(self.position.max()) + 1
         own_keys, own_values = (self.stored(store, layer, new, length)[self.row] for store, new in ((self.keys, key), (self.values, value)))
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
@@ -349,7 +353,8 @@ class PackedDecoder:
     def run(self, cursors, prompts, end, admit=256):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
-        `admit` bounds the prompt tokens that one pass takes in, and so its memory.
+        `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
+        prompt tokens that one pass takes in, and so its memory.
         """
         prompts = [tuple(prompt) for prompt in prompts]
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word

@@ -37,13 +37,13 @@ def in_processes(*works):
 
 
 def side_by_side(*labellings):
-    """The labels of (student, inputs) pairs. Where a student fills no more than one core, each works in a process: two take 1.3
-    to 2.3 times as long as one. What they do reaches this process through the run's folder; what one fails at, this process does
-    again, and says what is wrong."""
+    """The labels {input: Label} of (student, inputs) pairs, students as mckd.py's Student. Where one fills no more than one core, each works
+    in a process: two take 1.3 to 2.3 times as long as one. What they do reaches this process through the run's folder; what one fails at,
+    this process does again, and says what is wrong."""
     def work(student, inputs, place):
         student.place = place
         student.label(inputs)
     if FORKS and labellings[0][0].one_core and not all(student.is_finished() for student, _ in labellings):
         if not in_processes(*(partial(work, *labelling, place) for place, labelling in enumerate(labellings))):
-            print("a student's process has failed; what it has not finished is done again here, one student after the other", file=sys.stderr)
+            print("a student's process has failed; what it has not finished is done again here, one after the other", file=sys.stderr)
     return {x: y for student, inputs in labellings for x, y in student.label(inputs).items()}

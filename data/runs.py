@@ -237,8 +237,8 @@ class Run:
         last = stages[-1]["students"][-1] if stages else {"test_f1": teacher["f1"], "valid": teacher["valid"]}
         return {"method": self.settings.method, "data": self.data.headline(),
                 "teacher": {"f1": teacher["f1"], "valid": teacher["valid"]}, "stages": stages,
-                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.left_out, "seconds": logged_seconds(self.folder),
-                "teacher_seconds": logged_seconds(self.folder, "teacher")}
+                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.left_out,
+                "seconds": logged_seconds(self.folder), "teacher_seconds": logged_seconds(self.folder, "teacher")}
 
 
 def table(results):

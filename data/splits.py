@@ -404,7 +404,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def save_folder(folder, write):
-    """Fill a folder that appears whole or not at all: written beside, fsynced, then renamed."""
+    """Make a folder (a Path) that appears whole or not at all: `write(beside)` fills one beside it, which is fsynced, then renamed."""
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:

@@ -13,6 +13,7 @@ What a task knows about its outputs (`input`, `output` and `answer` are str, `wo
     fallback(input) -> str  the label of last resort; `last_resort` says what it is
     vote(input, outputs, least=1)   one output of several well-formed ones; of trees brackets that `least` of them have
     draw(input, output)     the output drawn for a terminal
+    kind, answer_name, instruction      "tree", "slots" or "text"; what stands before an answer in the prompt, and above all of them
 Only `tree` and `slots` have these two, for in `text` any token may come next:
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
     write(words, pieces)    the output that these pieces make
