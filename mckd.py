@@ -66,8 +66,7 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
             y = side_by_side((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
         if n == "auto" and not run.gains(i):
-            i -= 1                                                  # the last student learns what this pair learnt,
-            y = run.pseudolabels(i)                                 # not what it labelled
+            i, y = i - 1, run.pseudolabels(i - 1)                   # the last student learns what this pair learnt, not what it labelled
             break
 
     s_n = Student(run, i + 1, "final", D_A + D_B, y, D_labeled)     # final stage: one student, trained on both halves
