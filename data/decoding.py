@@ -176,21 +176,21 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9,
 
 
 def choose(cursors, logits_of, end):
-    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability. `end`: the token ids that end
-    an output; the first of them stands for the end of a constrained one.
+    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability. `end`: a list of the token
+    ids that end an output; where a constrained one may end or go on, the likeliest of them stands for its end.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
     rows of the output matrix are ever computed, not the whole vocabulary.
     """
     options = [cursor.options() for cursor in cursors]
-    shared = options[0] if isinstance(cursors[0], FreeCursor) else None             # free text: one list for all
-    width = max(map(len, options))
-    if shared is not None:
-        ids = torch.tensor(shared).expand(len(cursors), -1)
-        real = None
+    if isinstance(cursors[0], FreeCursor):                              # free text: one list for all
+        ids, real = torch.tensor(options[0]).expand(len(cursors), -1), None
     else:
-        ids = torch.tensor([[min(end) if i < 0 else i for i in x] + [0] * (width - len(x)) for x in options])
-        real = torch.arange(width) < torch.tensor([len(x) for x in options])[:, None]
+        tokens = [[token for i in x for token in (end if i < 0 else [i])] for x in options]             # the end may be any of `end`
+        options = [[i for i in x for _ in (end if i < 0 else [i])] for x in options]
+        width = max(map(len, tokens))
+        ids = torch.tensor([x + [0] * (width - len(x)) for x in tokens])
+        real = torch.arange(width) < torch.tensor([len(x) for x in tokens])[:, None]
     logits = logits_of(ids).float().cpu()
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)

@@ -164,8 +164,8 @@ def test_make_cursor_is_free_with_a_vocabulary_and_bound_without():
 
 @pytest.mark.parametrize("together", [1, 2])
 def test_end_of_the_output_is_weighed_by_the_end_token(together):
-    """At the last word B-fare may end the output or go on to B-fare_code: the end's token stands for the former."""
-    encode, end = PieceEncoder(ToyTokenizer()), 77
+    """At the last word B-fare may end the output or go on to B-fare_code: any token that may end it stands for the former."""
+    encode, end, never = PieceEncoder(ToyTokenizer()), 77, 76
     for favourite, tag in ((end, "B-fare"), (None, "B-fare_code")):
         cursors = [Cursor(SLOTS, "fares", encode) for _ in range(together)]
         for cursor in cursors:
@@ -175,9 +175,9 @@ def test_end_of_the_output_is_weighed_by_the_end_token(together):
 
         def logits_of(ids):
             assert (ids >= 0).all() and (ids == end).any()
-            return (ids == end).float() if favourite == end else (ids != end).float()
+            return (ids == end).float() if favourite == end else (ids != end).float() - 9 * (ids == never).float()
         while not cursors[0].done:
-            choose(cursors, logits_of if -1 in cursors[0].options() else lambda ids: torch.zeros(ids.shape), [end])
+            choose(cursors, logits_of if -1 in cursors[0].options() else lambda ids: torch.zeros(ids.shape), [never, end])
         assert all(cursor.pieces[1].startswith(tag) for cursor in cursors)
         assert favourite is None or cursors[0].pieces[1] == "B-fare"
 
