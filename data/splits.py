@@ -64,7 +64,8 @@ def run_command(main: Callable[[], None], kept: str = "") -> None:
 def _flush() -> None:
     """What was printed leaves this process here, where its failure can be said, and not once more when Python ends."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:                                                  # None where it is closed from the start
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise

@@ -390,6 +390,11 @@ def test_a_reader_that_goes_is_no_error():
     assert (found.stdout, found.stderr) == ("line\n", "")
 
 
+def test_a_closed_output_is_no_error():
+    found = subprocess.run(f"{shlex.join(PRINTS)} >&-", shell=True, capture_output=True, text=True, cwd=ROOT, env=BUFFERED)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
 @pytest.mark.parametrize("lines", ["100_000", "1"])                 # the one fails while it is printed, the other at the end
 def test_what_cannot_be_printed_is_one_line(lines):
