@@ -276,8 +276,8 @@ def slot_scores(gold: list[str], pred: list[str]) -> dict:
             raise GoldError(number, "expected BIO tags (O, B-label, I-label): there are none")
         pred_tags = _predicted_tags(pred_text, len(gold_tags))
         valid += pred_tags is not None
-        complete += pred_tags == gold_tags
         gold_chunks, pred_chunks = chunks(gold_tags), chunks(pred_tags or [])
+        complete += pred_tags is not None and pred_chunks == gold_chunks
         common = len(gold_chunks & pred_chunks)
         matched, n_gold, n_pred = matched + common, n_gold + len(gold_chunks), n_pred + len(pred_chunks)
         per_sentence.append(_prf(common, len(gold_chunks), len(pred_chunks)))

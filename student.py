@@ -192,7 +192,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
             student.model.eval()
             mean = sum(losses) / len(losses)
             if not math.isfinite(mean):
-                raise DataError(f"{title}: the loss is {mean} in epoch {epoch}: the learning rate, {recipe.lr:g}, is too high (--lr)")
+                raise DataError(f"{title}: the loss is {mean} in epoch {epoch}: the learning rate, {recipe.lr:g}, is too high")
             progress.set_postfix(loss=f"{mean:.3f}")
             if on_epoch:
                 on_epoch({"epoch": epoch, "steps": epoch * steps_an_epoch, "loss": round(mean, 5),

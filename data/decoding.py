@@ -32,7 +32,7 @@ class PieceEncoder:
         if ids is None:
             unknown, pad = self.tokenizer.unk_token_id or 0, self.tokenizer.pad_token_id
             ids = self.tokenizer("x " + piece, add_special_tokens=False).input_ids[self.lead:]
-            ids = tuple(unknown if i == pad else i for i in ids)                # the word <pad> is no padding
+            ids = tuple(unknown if i == pad else i for i in ids)                # the word <pad>, where there is an unknown token
             if piece and not ids:               # a word of characters that the tokenizer drops: it must not vanish
                 ids = (unknown,)
             if len(self.known) < self.most:
@@ -159,8 +159,8 @@ class FreeCursor:
             self.done = len(self.tokens) == self.limit
 
     def result(self):
-        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        return " ".join(split_words(text)), round(self.logprob / (len(self.tokens) + 1), 6)
+        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True).strip(" \t\r\n")
+        return text, round(self.logprob / (len(self.tokens) + 1), 6)
 
 
 def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
@@ -210,7 +210,7 @@ def candidate_logits(states, output_matrix, ids, cap=None):
     """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
     few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.) `cap`: what tanh bounds
     them by, as in Gemma 2."""
-    if len(ids) == 1 or ids.stride(0) == 0:                         # the same candidates for all: one matrix product
+    if len(ids) == 1 or ids.stride(0) == 0:                         # one row, or the same candidates for all: one matrix product
         every = ids.shape[1] == len(output_matrix)                  # and free text may use them all: nothing to pick out
         found = states.float() @ (output_matrix if every else output_matrix[ids[0].to(states.device)]).float().T
     else:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -65,7 +64,7 @@ def open_folder(folder, settings, device):
     here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
             "precision": str(fast_dtype(device)).removeprefix("torch."), "device": str(device), "git_commit": git_commit()}
     if (folder / "config.json").exists():
-        begun = (folder / "results.json").exists() or any((folder / "students").glob("*.jsonl"))
+        begun = (folder / "results.json").exists() or any(any(folder.glob(made)) for made in ("students/*.jsonl", "final/*.safetensors"))
         same = compare(folder, here, begun)
     elif folder.is_file() or any(path.is_file() and not path.match(".*.tmp") for path in folder.rglob("*")):   # left by a crash
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
@@ -102,7 +101,6 @@ def compare(folder, here, begun):
     if differences:
         for left in (folder / "log.jsonl", *(folder / "pseudolabels").glob("*.jsonl")):
             left.unlink(missing_ok=True)
-        shutil.rmtree(folder / "final", ignore_errors=True)
     return not differences and not others
 
 

@@ -26,7 +26,7 @@ def _noisy_tree(task, input, gold, rate, chance):
 
 
 def _noisy_slots(task, input, gold, rate, chance):
-    tags = task.read_tags(input, gold)
+    tags = task.mended(task.read_tags(input, gold)).split(" ")
     names = sorted({tag[2:] for tag in task.tags if tag != "O"})
     for begin in [i for i, tag in enumerate(tags) if tag != "O" and not tag.startswith("I-")]:
         end = begin + 1

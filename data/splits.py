@@ -66,9 +66,10 @@ def _flush() -> None:
     try:
         if sys.stdout:                                                  # None where it is closed from the start
             sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+        if error.__context__ is None:                                   # else what went wrong before is what is to be said
+            raise
 
 
 class CommandLine(argparse.ArgumentParser):

@@ -146,6 +146,8 @@ def test_free_cursor_ends_at_an_end_or_at_the_limit():
         assert not cursor.done and cursor.queue[-1] == token
     cursor.choose(c, -1.0)
     assert cursor.done and cursor.tokens == [b, a] and cursor.result() == ("bb aa", -1.0)
+    cursor.tokenizer = SimpleNamespace(decode=lambda *_, **__: " \u00a0a .\n\nb\n")        # a token may end in a line break, and be no end
+    assert cursor.result()[0] == "\u00a0a .\n\nb"
 
     cursor = FreeCursor(tokenizer, end=[c], limit=2, vocabulary=[a, b, c])
     cursor.choose(a, 0.0)

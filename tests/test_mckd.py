@@ -539,11 +539,14 @@ def test_what_a_run_that_came_to_nothing_leaves_is_not_counted_by_the_next(here,
     with pytest.raises(KeyboardInterrupt):
         spy_on(here, monkeypatch, "--stages", 2, breaks_at=0)
     assert (here / "run/pseudolabels/stage0.jsonl").exists() and (here / "run/log.jsonl").read_text()
-    (here / "run/final").mkdir()                        # it may have been interrupted after this was saved, and before its labels were
-    (here / "run/final/old").touch()
+    shutil.copytree(here / "run", here / "saved")
     spy_on(here, monkeypatch, "--stages", 1, "--seed", 3)
-    assert '"seed": 3' in (here / "run/config.json").read_text() and not (here / "run/final/old").exists()
+    assert '"seed": 3' in (here / "run/config.json").read_text()
     assert (here / "run/log.jsonl").read_text().count('"event": "stage"') == 1
+    (here / "saved/final").mkdir()                      # a last student that was saved is no nothing, though its labels were not
+    (here / "saved/final/model.safetensors").touch()
+    with pytest.raises(DataError, match="seed 0 there, 3 here"):
+        spy_on(here, monkeypatch, "--stages", 1, "--seed", 3, out="saved")
 
 
 def test_run_interrupted_in_its_first_student_keeps_its_log(here, monkeypatch):
@@ -1189,13 +1192,17 @@ def test_what_another_process_fails_at_is_said_by_this_one(here, monkeypatch, ca
 @pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
 def test_who_is_interrupted_leaves_no_process_behind(here):
     """As a notebook's cell is: its process goes on."""
-    def work():
-        (here / f"pid{os.getpid()}").touch()
-        if len(list(here.glob("pid*"))) == 2:
-            os.kill(os.getppid(), signal.SIGINT)
+    def one():
+        (here / "begun").touch()
+        time.sleep(600)
+
+    def other():
+        while not (here / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGINT)
         time.sleep(600)
     with pytest.raises(KeyboardInterrupt):
-        parallel.in_processes(work, work)
+        parallel.in_processes(one, other)
     deadline = time.monotonic() + 60
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -234,6 +234,11 @@ def test_slots_worked_example():
     assert chunks("O B-city I-city I-day I-day".split()) == {("city", 1, 3), ("day", 3, 5)}
 
 
+def test_slots_that_begin_with_I_are_complete_with_B():
+    assert figures(slot_scores(["I-a I-a O", "O"], ["B-a I-a O", "O"])) == (100, 100, 100, 100, 100)
+    assert slot_scores(["O O", "O"], ["O", "O"])["complete"] == 50
+
+
 def test_slots_bad_predictions_count_as_all_o():
     for pred in ["", "O", "B-a O O", "B-a city", "b-a O", "B- O"]:
         result = slot_scores(["B-a O", "B-a O"], [pred, "B-a O"])

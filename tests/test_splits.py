@@ -395,6 +395,16 @@ def test_a_closed_output_is_no_error():
     assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("error, code, said", [("DataError('the reason')", 2, "error: the reason\n"), ("KeyboardInterrupt", 130, "interrupted\n")])
+def test_what_went_wrong_is_said_though_nobody_reads_on(error, code, said):
+    script = f"from data.splits import DataError, run_command\ndef main():\n    print('line')\n    raise {error}\nrun_command(main)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=BUFFERED)
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (code, said)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
 @pytest.mark.parametrize("lines", ["100_000", "1"])                 # the one fails while it is printed, the other at the end
 def test_what_cannot_be_printed_is_one_line(lines):

@@ -225,6 +225,12 @@ def test_noise_without_any_known_slot_name():
         assert labels(NoisyTeacher(1.0, task, {"to Boston": "O B-to"}, seed), ["to Boston"])[0].output == "O O"
 
 
+def test_noise_finds_slots_that_begin_with_I():
+    task = make_task({"task": "slots", "tags": ["O", "I-x", "I-y"]})
+    found = {labels(NoisyTeacher(1.0, task, {"a b c": "I-x I-x O"}, seed), ["a b c"])[0].output for seed in range(20)}
+    assert {"O O O", "B-x O O", "B-y I-y O"} <= found
+
+
 def test_noise_needs_gold(tmp_path):
     noisy = NoisyTeacher(0.1, TREE, {"a b": "( a b )"}, 0)
     assert noisy.can_label(["a b"]) and not noisy.can_label(["a b", "c d"])
