@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
+import sentencepiece
 import torch
 from torch.nn.functional import cross_entropy, linear
 from safetensors import SafetensorError
@@ -111,7 +112,6 @@ def student_kind(spec):
 def train_tokenizer(texts, symbols, size=4000):
     """A SentencePiece unigram vocabulary trained on the texts; every bracket or tag in `symbols` is an item of its own. What is copied,
     as words beside symbols are, may hold unknown characters; free text may not."""
-    import sentencepiece
     trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # room for every character, pad, eos, unk
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,

@@ -542,7 +542,7 @@ def test_what_a_run_that_came_to_nothing_leaves_is_not_counted_by_the_next(here,
     spy_on(here, monkeypatch, "--stages", 1, "--seed", 3)
     assert '"seed": 3' in (here / "run/config.json").read_text()
     assert (here / "run/log.jsonl").read_text().count('"event": "stage"') == 1
-    (here / "saved/final").mkdir()                      # a last student that was saved is no nothing, though its labels were not
+    (here / "saved/final").mkdir()                      # a last student was saved, and its labels not yet
     (here / "saved/final/model.safetensors").touch()
     with pytest.raises(DataError, match="seed 0 there, 3 here"):
         spy_on(here, monkeypatch, "--stages", 1, "--seed", 3, out="saved")
