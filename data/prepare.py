@@ -268,9 +268,15 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
                 for member in archive:
                     if member.isfile():
                         take(member.name, lambda: archive.extractfile(member).read())
+                # tarfile takes a damaged header for the end, after which are zeros; a .gz's checksum is looked at when all has been read.
+                for rest in iter(lambda: archive.fileobj.read(1 << 20), b""):
+                    if rest.strip(b"\0"):
+                        raise tarfile.ReadError("a damaged header")
         else:
             raise BrokenArchive(f"{source}: expected a folder, a .zip or a .tar.gz")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and (source.is_dir() or error.filename):      # not what an archive holds
+            raise
         raise BrokenArchive(f"{source}: expected a sound archive, found a broken one ({error})") from None
     if not contents:
         archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []

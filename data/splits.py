@@ -54,7 +54,7 @@ def run_command(main: Callable[[], None], kept: str = "") -> None:
         sys.exit(1)
     except (DataError, OSError) as error:
         line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(error))
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {line[:1000]}", file=sys.stderr)                 # a file's words may be a megabyte
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted{kept}", file=sys.stderr)
@@ -363,7 +363,10 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _show(value: object) -> str:
-    text = "nothing" if value is None else json.dumps(value)
+    try:
+        text = "nothing" if value is None else json.dumps(value)
+    except RecursionError:
+        text = "one that is nested too deeply"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -40,7 +40,7 @@ class Tree:
 
 _WORD = re.compile(r"[^ \t\r\n]+")
 
-_ESCAPED = re.compile(r"-[LR][RSC]B-|\\[/*]")
+_ESCAPED = re.compile(r"-[LR][RSC]B-|\\+[/*]")
 _MEANS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", r"\/": "/", r"\*": "*"}
 
 
@@ -61,7 +61,7 @@ def unescape(word: str) -> str:
     """
     if "-" not in word and "\\" not in word:
         return word                      # nearly every word; the search below would take most of the time of reading
-    return _ESCAPED.sub(lambda match: _MEANS[match[0]], word)
+    return _ESCAPED.sub(lambda match: _MEANS.get(match[0], match[0][-1]), word)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def read_tree(text: str, words: list[str]) -> Tree:
     The words must decide, because `((The cat) (sat down))` is a good Penn tree and a good bare one: two words with the tags
     `The` and `sat`, or four words. Raises ValueError where no reading fits.
     """
-    wanted = [unescape(word) for word in words]
+    wanted = [unescape(escape(word)) for word in words]
     readings = []
     for read in (read_penn, read_bare, read_labelled):
         try:

@@ -1,9 +1,12 @@
 """data/prepare.py: every sentence of a corpus ends up in a split or is counted with the reason why not."""
 
+import bz2
+import gzip
 import hashlib
 import http.server
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -306,6 +309,28 @@ def test_broken_and_unknown_archives(tmp_path):
     for name, expected in (("a.zip", "broken"), ("a.tar.gz", "broken"), ("a.txt", "expected a folder"), ("nothing", "no such")):
         with pytest.raises(DataError, match=expected):
             read_source(tmp_path / name, FILES["craft"])
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_with_a_damaged_header_loses_nothing_in_silence(ending, tmp_path):
+    """tarfile takes such a header for the end of the archive."""
+    plain = tmp_path / "a.tar"
+    plain.write_bytes(gzip.decompress(write_tar(tmp_path / "a.tar.gz", CRAFT).read_bytes()))
+    pack = {"tar": bytes, "tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}[ending]
+    archive = tmp_path / f"sound.{ending}"
+    archive.write_bytes(pack(plain.read_bytes()))
+    assert read_source(archive, FILES["craft"]).keys() == CRAFT.keys()
+    last = plain.read_bytes().rfind(b"CRAFT-5.0.2/")
+    archive.write_bytes(pack(plain.read_bytes()[:last] + b"X" + plain.read_bytes()[last + 1:]))
+    with pytest.raises(DataError, match=f"{archive}: expected a sound archive, found a broken one"):
+        read_source(archive, FILES["craft"])
+
+
+def test_an_archive_whose_checksum_does_not_hold_is_named(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", CRAFT)
+    archive.write_bytes(archive.read_bytes()[:-8] + bytes(4) + archive.read_bytes()[-4:])
+    with pytest.raises(DataError, match=f"{archive}: expected a sound archive, found a broken one"):
+        read_source(archive, FILES["craft"])
 
 
 def test_no_member_of_an_archive_is_written_anywhere(tmp_path):

@@ -199,6 +199,7 @@ GOOD = '{"input": "rye bread", "output": "B-food I-food"}'
     ("", "expected a JSON object, found malformed JSON"),
     ('["rye"]', 'expected a JSON object, found ["rye"]'),
     ("[" * 100000, "nested too deeply"),
+    *(("[" * deep + "]" * deep, "expected a JSON object, found ") for deep in range(900, 1000, 3)),     # one is read and cannot be shown
     ('{"output": "O"}', 'expected "input" to be a string with words, found nothing'),
     ('{"input": " \\t ", "output": "O"}', 'expected "input" to be a string with words, found " \\t "'),
     ('{"input": 5, "output": "O"}', 'expected "input" to be a string with words, found 5'),
@@ -331,6 +332,15 @@ def test_a_command_ends_with_one_line_and_exit_code_2(error, capsys):
         run_command(main)
     shown = capsys.readouterr().err
     assert end.value.code == 2 and shown.startswith("error: ") and shown.count("\n") == 1
+
+
+def test_an_error_about_a_megabyte_is_a_line_that_can_be_read(capsys):
+    def main():
+        raise DataError("gold.txt:1: expected a Penn tree, found " + "x" * 1_000_000)
+    with pytest.raises(SystemExit):
+        run_command(main)
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: gold.txt:1: expected a Penn tree, found xx") and len(shown) < 1100
 
 
 def test_an_interrupted_command_says_what_is_kept(capsys):

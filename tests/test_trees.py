@@ -88,6 +88,14 @@ def test_the_escapes_of_the_penn_treebank():
         ["(", "p(x)", "1/2", "*", "[", "}", "-lrb-"]
 
 
+@pytest.mark.parametrize("word", ["-LRB(", "-RSB)", "x-LCB(", r"a\\/b", r"\\\*", r"\("])
+def test_words_that_look_escaped_are_read_back_as_one_and_the_same(word):
+    read = unescape(escape(word))                   # what no escape can tell from another word, `-LRB(`, is that other word everywhere
+    assert unescape(read) == read == unescape(escape(read))
+    for text in (write_bare([word, "b"]), f"(NP (NN {escape(word)}) (NN b))", f"(NP {escape(word)} b)"):
+        assert read_tree(text, [word, "b"]).words == [read, "b"]
+
+
 # ------------------------------------------------------------------------------------------ round trips
 
 def test_random_trees_survive_writing_and_reading():
