@@ -342,6 +342,8 @@ def table(rows: dict[str, dict[str, int]]) -> str:
 def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, seed: int = 0, max_words: int | None = None,
             cache: Path = ROOT / "data" / "downloads") -> dict:
     """Write the splits of a corpus into `out` and return the account (also in out/prepare.json). Raises DataError."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: expected a folder, found a file")
     occupied = any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS)))
     if occupied and not (out / "prepare.json").exists():
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
@@ -370,7 +372,8 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     kept = {part: [Example(s.input, s.output) for s in sentences if s.part == part and not s.reason] for part in PARTS}
     for part, examples in kept.items():
         if not examples:
-            raise DataError(f"{origin}: expected sentences for {part}, found none")
+            shorter = f" of at most {max_words} words" if max_words else ""
+            raise DataError(f"{origin}: expected sentences{shorter} for {part}, found none")
 
     pool = kept.pop("train")
     random.Random(seed).shuffle(pool)

@@ -256,6 +256,19 @@ def test_downloaded_archive_that_is_broken_is_removed(tmp_path, monkeypatch):
     assert not list(cache.iterdir())
 
 
+def test_a_file_in_the_folders_place_is_said_before_anything_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fetch", lambda corpus, cache: pytest.fail("it downloads"))
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(DataError, match="expected a folder, found a file"):
+        prepare("craft", None, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_sentences_that_are_all_too_long(tmp_path):
+    with pytest.raises(DataError, match="expected sentences of at most 1 words for "):
+        prepare("craft", write_folder(tmp_path / "corpus", CRAFT), tmp_path / "out", labeled=2, max_words=1)
+
+
 @pytest.mark.parametrize("files", [{"task.json": "{}", "labeled.jsonl": "precious"}, {"labeled.jsonl": "precious"}])
 def test_data_that_it_did_not_make_is_not_overwritten(files, tmp_path):
     out = write_folder(tmp_path / "mine", files)
