@@ -25,32 +25,37 @@ import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
 
 import metrics
+from data.command import GOES_ON, CommandLine, run_command
 from data.folders import adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
 from data.models import identified, load_config
-from data.parallel import side_by_side
-from data.runs import Run, Settings, device_named, summary, table
-from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_labels, run_command, save_folder,
-                         write_atomically, write_jsonl)
+from data.parallel import train_and_label
+from data.runs import Run, Settings, device_named, summary
+from data.splits import DataError, Example, Label, load_data, read_labels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
 from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
 
 THREADS = torch.get_num_threads()
 MOST_STAGES = 6                          # of --stages auto
-LARGE = 20_000                           # inputs: with so many a pair's students are trained one after the other, to save memory
+LARGE = 20_000                           # inputs of a half: from there on a pair's students are trained one after the other, to save memory
 
 
 # ----------------------------------------------------------------------------------------------------
 # The algorithm, as in Figure 1 of the paper and with its names. Labels y map every input to its label.
 
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
-    """n-stage MCKD with the teacher `t`; n = 1 is vanilla KD, and "auto" goes on for as long as a pair's labels seem better than those
-    that it learnt from (`Run.gains`); the first that do not are left out. Returns the final student, s^n.
+    """n-stage MCKD (Figure 1 of the paper). Returns the final student, s^n, trained.
 
-    `cross=False` is the paper's ablation: a student relabels the half that it was trained on, not the other one.
-    `D_labeled`: gold that every student is finetuned on after its pseudolabels, among which `--gold-copies` puts it, too. The
-    paper's students learn from pseudolabels alone: that is an empty list, `--gold-epochs 0`. Where a student's outputs are voted
-    (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`). A student takes the labels that it learns out of y.
+    D_labeled: Examples with gold, on which every student is finetuned after its pseudolabels, among which `--gold-copies` puts them,
+        too; the paper's students learn from pseudolabels alone, which is an empty list (`--gold-epochs 0`)
+    D_unlabeled: inputs (str), all different; DataError for fewer than 4
+    t: the teacher; t.label(inputs) gives {input: Label}
+    n: stages, the final one included; 1 is vanilla KD. "auto": as long as a pair's labels seem better than those that it learnt from
+        (`Run.gains`); the first that do not are left out
+    cross: False is the paper's ablation: a student relabels the half that it was trained on, not the other one
+
+    Where a student's outputs are voted (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`). A student takes the
+    labels that it learns out of y, to save memory: `run` has all of them in files.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
@@ -58,12 +63,12 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
 
     i = 0
     for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
-        s_A = Student(run, i, "A", D_A, y, D_labeled)               # will learn from (A, ŷ_{i-1}), then from D_labeled,
-        s_B = Student(run, i, "B", D_B, y, D_labeled)               # s_B from (B, ŷ_{i-1}): each when labels are asked of it
+        s_A = Student(run, i, "A", D_A, y, D_labeled)               # is to learn (A, ŷ_{i-1}), then D_labeled
+        s_B = Student(run, i, "B", D_B, y, D_labeled)               # is to learn (B, ŷ_{i-1}), then D_labeled
         if cross:
-            y = side_by_side((s_A, D_B), (s_B, D_A))                # ŷ_i: s_A labels B and s_B labels A, what they have not seen
+            y = train_and_label((s_A, D_B), (s_B, D_A))             # ŷ_i: s_A labels B and s_B labels A, what they have not seen
         else:
-            y = side_by_side((s_A, D_A), (s_B, D_B))
+            y = train_and_label((s_A, D_A), (s_B, D_B))
         run.save_pseudolabels(i, y)
         if n == "auto" and not run.gains(i):
             i, y = i - 1, run.pseudolabels(i - 1)                   # the last student learns what this pair learnt, not what it labelled
@@ -127,7 +132,7 @@ class Student:
         torch.set_num_threads(1 if self.one_core else THREADS)
         student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
         student.seed, student.samples = seed, run.settings.samples
-        recipe = RECIPES[student.kind].changed(run.settings.epochs, run.settings.lr, run.settings.batch_size)
+        recipe = RECIPES[student.kind].changed(epochs=run.settings.epochs, lr=run.settings.lr, batch_size=run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
         examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
         self.teach(student, examples, recipe, seed, "training")
@@ -252,74 +257,45 @@ def execute(settings):
         if ignored := settings.ignored():
             what = f"--method {settings.method}" if settings.method in ("sft", "teacher") else "--stages 1"
             print(f"{what} takes no notice of {', '.join(ignored)}", file=sys.stderr)
-        return complete(run, teacher)
+        return finish(run, teacher)
 
 
-def complete(run, labeller):
+def finish(run, labeller):
     """Make what a run's folder lacks; returns the results. `labeller`: its teacher, of which labels are asked that are not kept."""
     settings, teacher, before = run.settings, None, finished(run.folder)
     if before:
         print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again "
               "(delete it to make all of it anew)", flush=True)
     if settings.method == "sft":
-        gold = {x.input: x for x in run.data.labeled}
-        warn_of_tested(run, gold)
-        if repeated := len(run.data.labeled) - len(gold):
-            print(f"{repeated} labeled inputs repeat others; of each the last is learnt", file=sys.stderr)
+        gold = run.gold_to_learn()
         Student(run, 1, "final", list(gold), gold).learn()
     else:
         print(f"Teacher: {labeller.name}", flush=True)
         teacher = CachedTeacher(run, labeller)
         if settings.method != "teacher":
-            D_labeled, D_unlabeled = splits_to_learn(run)
+            D_labeled, D_unlabeled = run.splits_to_learn()
             mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
 
-    scores = before["teacher"] if before else teacher.test_scores() if teacher else {"f1": None, "valid": None}
+    if before:
+        scores = before["teacher"]
+    else:
+        scores = teacher.test_scores() if teacher else {"f1": None, "valid": None}
     results = run.results(scores)
+    report = run.report(results)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
-    report = table(results)
-    if left_out := results["test_left_out"]:
-        report += f"\n\n{left_out:,} of {len(run.data.test):,} test sentences have no bracket to score, and are left out of the mean"
-    if run.task.kind == "text" and results["stages"] and run.data.test:
-        exact = results["stages"][-1]["students"][-1]["complete"]
-        report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
     write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
-
-
-def splits_to_learn(run):
-    """D_labeled and D_unlabeled for `mckd`. Says what is left out of them, and what is odd about them."""
-    settings, D_unlabeled = run.settings, run.unlabeled_inputs
-    if repeated := len(run.data.unlabeled) - len(D_unlabeled):
-        print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
-    seen = {x.input for x in run.data.labeled}.intersection(D_unlabeled)            # gold of what a student is to label
-    D_labeled = [x for x in run.data.labeled if x.input not in seen] if settings.gold_epochs else []
-    if seen and settings.gold_epochs:
-        print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
-    if tested := {x.input for x in run.data.test}.intersection(D_unlabeled):
-        print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
-              "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
-    warn_of_tested(run, {x.input for x in D_labeled})
-    if D_labeled:
-        copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
-        print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "
-              f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
-    return D_labeled, D_unlabeled
-
-
-def warn_of_tested(run, learnt):
-    """Say how many test inputs are among the inputs whose gold students learn."""
-    if tested := {x.input for x in run.data.test}.intersection(learnt):
-        print(f"{len(tested)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
 
 
 def main():
     parser = CommandLine(description=__doc__)
     for setting in fields(Settings):
         kind = {"action": "store_true"} if setting.type is bool else {"type": setting.type, "default": setting.default}
-        help = setting.metadata["help"] + f" (default: {setting.default})" * (setting.default is not None and setting.default is not False)
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", **{**kind, **setting.metadata, "help": help})
+        options = {**kind, **setting.metadata}
+        if setting.default is not None and setting.type is not bool:
+            options["help"] += f" (default: {setting.default})"
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", **options)
     parser.add_argument("--seeds", type=int, default=1,
                         help="run this many seeds, from --seed on (--out DIR then makes DIR-seedN), and print mean and deviation")
     args = vars(parser.parse_args())

@@ -34,7 +34,8 @@ from collections import Counter
 from functools import lru_cache, partial
 from itertools import accumulate
 
-from data.splits import CommandLine, DataError, read_jsonl, read_pseudolabels, run_command
+from data.command import CommandLine, run_command
+from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
 from data.tasks import BIO, SlotTask
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
@@ -391,19 +392,12 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
         return [row.output for row in rows], [row.input for row in rows]
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            lines = read_lines(file, path)
     except OSError as error:
         raise DataError(f"{path}: expected a readable file: {error.strerror}") from None
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content:
+    if not lines:
         raise DataError(f"{path}: expected one item a line: the file is empty")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{number}: expected text in UTF-8") from None
-    # Only \n ends a line: splitlines() would also break sentences at U+2028, U+0085 and others.
-    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")], []
+    return lines, []
 
 
 def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:

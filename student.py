@@ -27,10 +27,11 @@ from tqdm import tqdm
 from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
+from data.command import CommandLine, run_command
 from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose, context_length, fast_dtype,
                            make_cursor, those_that_fit)
 from data.models import first_line, identified, load_causal_lm, load_config, load_encoder_decoder
-from data.splits import CommandLine, DataError, Label, read_sentences, run_command, write_atomically
+from data.splits import DataError, Label, read_sentences, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
@@ -49,11 +50,13 @@ class Recipe:
     optimizer: str
     gold_lr: float = 1.0
 
-    def changed(self, epochs=None, lr=None, batch_size=None):
-        """This recipe with those of the three that are not None in place of its own. A given number of epochs is meant exactly: there is
+    def changed(self, **given):
+        """This recipe with other `epochs`, `lr` or `batch_size`; None keeps its own. A given number of epochs is meant exactly: there is
         then no `min_steps`."""
-        given = {name: value for name, value in (("epochs", epochs), ("lr", lr), ("batch_size", batch_size)) if value is not None}
-        return replace(self, **given, **({"min_steps": 0} if epochs is not None else {}))
+        given = {name: value for name, value in given.items() if value is not None}
+        if "epochs" in given:
+            given["min_steps"] = 0
+        return replace(self, **given)
 
     def on_gold(self, epochs):
         """How the student is then finetuned on the labeled examples."""
@@ -118,7 +121,8 @@ def train_tokenizer(texts, symbols, size=4000):
         character_coverage=0.9995 if symbols else 1.0, max_sentence_length=10 ** 9,
         normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
-    vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}
+    # A symbol is added below. If the letter O were an item, too, the tag O would be the same one, and the O of CHO no part of a word.
+    vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces)) if pieces.id_to_piece(i) not in symbols}
     # Of a small corpus SentencePiece keeps few whole words, though most are worth an item: sequences get half as long.
     counts = Counter(word for text in texts for word in split_words(text))
     for word, count in counts.most_common(size - len(vocabulary)):
@@ -259,7 +263,8 @@ class Seq2SeqStudent:
 
     def is_word(self, tokens):
         """Which tokens of targets (rows, length) are copied from the input: all but brackets, tags, the start and padding. Words
-        and tags alternate, so of symbols in a row every second is a word that is spelled like a tag."""
+        and tags alternate, so of symbols in a row every second is a word that is spelled like a tag. (A tag inside a word, after other
+        characters, as O in `R.O.`, is taken for the word's tag: `fed` is then a token behind for the rest of the sentence.)"""
         symbol = self.no_word[tokens]
         if self.task.kind != "slots":
             return ~symbol
@@ -297,10 +302,10 @@ class Seq2SeqStudent:
             cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, chances and chances[i])
                        for i in batch]
             ids = padded([self.encode_input(inputs[i]) for i in batch], self.pad, self.device)
-            self.write(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad))
+            self.decode(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad))
             yield from ((i, Label(inputs[i], *cursor.result())) for i, cursor in zip(batch, cursors))
 
-    def write(self, cursors, decoder):
+    def decode(self, cursors, decoder):
         """Let the cursors of one batch write their outputs. Finished ones leave: 1.3 times as fast as all staying."""
         for cursor in cursors:
             cursor.queue.insert(0, self.start)
@@ -338,21 +343,19 @@ class CausalStudent:
         return source, target[:self.limit - len(source)]
 
     def loss(self, batch):
-        """Mean cross-entropy over target tokens, among those tokens that targets have held so far."""
-        with autocast(self.device):
-            return self._loss(batch)
-
-    def _loss(self, batch):
-        """Logits only where a target stands, and only of a few thousand tokens of 262,144: three times as fast a step."""
+        """Mean cross-entropy over target tokens, among those tokens that targets have held so far. There are logits only where a target
+        stands, and only of these few thousand tokens of 262,144: three times as fast a step."""
         rows = [source + target for source, target in batch]
-        self.model.set_attn_implementation("sdpa")
-        hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
+        self.model.set_attn_implementation("sdpa")              # PackedDecoder has left its own
+        with autocast(self.device):
+            hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
         # The state that predicts a target token is the one before it.
         where = [(n, len(source) - 1 + t) for n, (source, target) in enumerate(batch) for t in range(len(target))]
         row, position = torch.tensor(where, device=self.device).T
         known = torch.tensor(sorted(self.vocabulary), device=self.device)
         targets = torch.searchsorted(known, torch.tensor([t for _, target in batch for t in target], device=self.device))
-        logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
+        with autocast(self.device):
+            logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
         return cross_entropy(logits.float(), targets)
 
     def weights(self):

@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,12 @@ import torch
 from tqdm import tqdm
 
 from data.api import ChatServer, check_address
+from data.command import GOES_ON, CommandLine, run_command
 from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor, those_that_fit
 from data.folders import one_at_a_time
 from data.models import identified, load_causal_lm
 from data.noise import noisy
-from data.splits import (GOES_ON, SPLITS, CommandLine, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels,
-                         run_command, write_jsonl)
+from data.splits import SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import split_words
 
@@ -301,13 +302,15 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
 def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
     """The teacher's labels of `inputs`, in their order. `cache` is a JSON Lines file that this appends to, where it lacks some.
 
-    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Who lacks labels while another process
-    adds some waits, and has those. `on_labelled` is called with how many labels the teacher gave, where it was asked, and its seconds.
+    A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Where some are missing and another
+    process is just adding to the file, this one waits for it to finish and reads what it has added before it asks the teacher.
+    `on_labelled(labels, seconds)` is called if the teacher was asked: how many labels it gave, and how long it took.
     """
     cache = Path(cache)
     known = dict.fromkeys(inputs)
     if cache.exists() and cache.stat().st_size and ends_whole(cache):       # empty: who was to fill it was interrupted, or has just begun
-        known = read_labels(cache, inputs)
+        with suppress(DataError):               # while another process writes a line, half of it may be read; that is read again below
+            known = read_labels(cache, inputs)
     if None in known.values():
         cache.parent.mkdir(parents=True, exist_ok=True)
         with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):

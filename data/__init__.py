@@ -10,6 +10,7 @@
     t5.py        T5 in few and large operations, for the small students
     batches.py   token arrays and batches
     parallel.py  two students at a time, each in a process of its own
+    command.py   what all command lines share: errors in one line, exit codes
     runs.py      a run: its settings, its scores, its final table
     folders.py   a run's folder: its name, its opening or refusal, its lock, its log
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/

@@ -50,9 +50,12 @@ def context_length(model):
 
 
 def those_that_fit(order, inputs, lengths, task, encode, room):
-    """`order` (indices of inputs) without the inputs for which the model has no `room` (in tokens), and (index, Label) of these, the
-    fallback; says how many there are. Room is for the input's tokens (`lengths`), and for an output, which holds its words again, a bracket
-    among them escaped, and at most two brackets, or one tag, a word."""
+    """(fits, too_long): of `order`, indices of inputs, those that the model has room for, and (index, Label) of the others, with the
+    task's fallback; says how many these are.
+
+    An input needs room for its own tokens (`lengths`) and for the longest output that there may be about it: its words once more, with
+    two brackets a word (trees) or one tag a word (slots), and an end; for three times its own tokens at least. `room`: in tokens.
+    """
     symbol = max((len(encode(symbol)) for symbol in task.symbols), default=1) * (2 if task.kind == "tree" else 1)
     fits, too_long = [], []
     for i in order:
@@ -123,6 +126,8 @@ class Cursor:
         if not going_on:
             self._take(next(piece for piece, ids in self.live if len(ids) == self.depth))
             self._settle()
+            if not (self.queue or self.done):       # what follows is a choice as well, and `token` the beginning of it
+                self.choose(token, 0.0)
             return
         self.queue.append(token)
         self.depth += 1
@@ -186,8 +191,10 @@ def choose(cursors, logits_of, end):
     if isinstance(cursors[0], FreeCursor):                              # free text: one list for all
         ids, real = torch.tensor(options[0]).expand(len(cursors), -1), None
     else:
-        tokens = [[token for i in x for token in (end if i < 0 else [i])] for x in options]             # the end may be any of `end`
-        options = [[i for i in x for _ in (end if i < 0 else [i])] for x in options]
+        # What ends an output (-1) may be any of `end`: each of these tokens stands for that option.
+        pairs = [[(token, option) for option in x for token in (end if option < 0 else [option])] for x in options]
+        tokens = [[token for token, _ in x] for x in pairs]
+        options = [[option for _, option in x] for x in pairs]
         width = max(map(len, tokens))
         ids = torch.tensor([x + [0] * (width - len(x)) for x in tokens])
         real = torch.arange(width) < torch.tensor([len(x) for x in tokens])[:, None]

@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python data/grammar.py` finds the package `data`, from any folder
 
-from data.splits import CommandLine, DataError, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.command import CommandLine, run_command  # noqa: E402
+from data.splits import DataError, write_atomically, write_jsonl  # noqa: E402
 from data.trees import Tree, unescape, write_penn  # noqa: E402
 
 TASK = """{

@@ -36,10 +36,10 @@ def in_processes(*works):
     return not any(process.exitcode for process in processes)
 
 
-def side_by_side(*labellings):
-    """The labels {input: Label} of (student, inputs) pairs, students as mckd.py's Student. Where one fills no more than one core, each works
-    in a process: two take 1.3 to 2.3 times as long as one. What they do reaches this process through the run's folder; what one fails at,
-    this process does again, and says what is wrong."""
+def train_and_label(*labellings):
+    """Train the students of (student, inputs) pairs, mckd.py's Student, where they have not been; returns their labels {input: Label} of
+    these inputs. Where one fills no more than one core, each works in a process: two take 1.3 to 2.3 times as long as one. What they do
+    reaches this process through the run's folder; what one fails at, this process does again, and says what is wrong."""
     def work(student, inputs, place):
         student.place = place
         student.label(inputs)

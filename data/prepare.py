@@ -8,8 +8,9 @@
 Gold for training is drawn at random from the corpus's training part: `--labeled` sentences go to labeled.jsonl, of which a
 run uses the first 50 unless told otherwise, all the others to unlabeled.jsonl. The same seed gives the same bytes.
 
-Valid and test are the corpus's own. Sentences of the training part that also stand in valid or test (headings such as
-"Results", common requests) are left out, and so are repetitions: a student would be asked to label what it was trained on.
+Test is the corpus's own, whole; so is valid, without what is also in test. Sentences of the training part that also stand in valid or
+test (headings such as "Results", common requests) are left out, and so are repetitions: a student would be asked to label what it was
+trained on.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
-from data.splits import GOES_ON, SPLITS, CommandLine, DataError, Example, run_command, write_atomically, write_jsonl  # noqa: E402
+from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
+from data.splits import SPLITS, DataError, Example, write_atomically, write_jsonl  # noqa: E402
 from data.tasks import BIO  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 

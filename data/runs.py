@@ -1,6 +1,7 @@
 """A run: its settings, its scores, its final table. (Its folder: folders.py.)"""
 import argparse
 import statistics
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +135,39 @@ class Run:
                 return fixed_sample(inputs, COMPARED)
         return []
 
+    def splits_to_learn(self):
+        """(D_labeled, D_unlabeled): the Examples that students are finetuned on, and the inputs that they label, each once. Says what is
+        left out of the two splits, and what is odd about them."""
+        settings, D_unlabeled = self.settings, self.unlabeled_inputs
+        if repeated := len(self.data.unlabeled) - len(D_unlabeled):
+            print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
+        seen = {x.input for x in self.data.labeled}.intersection(D_unlabeled)           # gold of what a student is to label
+        D_labeled = [x for x in self.data.labeled if x.input not in seen] if settings.gold_epochs else []
+        if seen and settings.gold_epochs:
+            print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
+        if tested := set(self.test_inputs).intersection(D_unlabeled):
+            print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
+                  "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
+        self.warn_of_tested(x.input for x in D_labeled)
+        if D_labeled:
+            copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
+            print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "
+                  f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
+        return D_labeled, D_unlabeled
+
+    def gold_to_learn(self):
+        """{input: Example} of the labeled split, what `--method sft` learns. Says what is odd about it."""
+        gold = {x.input: x for x in self.data.labeled}
+        self.warn_of_tested(gold)
+        if repeated := len(self.data.labeled) - len(gold):
+            print(f"{repeated} labeled inputs repeat others; of each the last is learnt", file=sys.stderr)
+        return gold
+
+    def warn_of_tested(self, learnt):
+        """Say how many test inputs are among the inputs whose gold students learn."""
+        if tested := set(self.test_inputs).intersection(learnt):
+            print(f"{len(tested)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
+
     @property
     def vocabulary_texts(self):
         """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
@@ -218,7 +252,7 @@ class Run:
         return {name: round(found[name], 2) if found["n"] else None for name in ("f1", "valid", "complete")}
 
     @property
-    def left_out(self):
+    def test_left_out(self):
         """How many test sentences the score has nothing to say about: of trees those without a bracket of two words."""
         gold = [self.task.gold(x) for x in self.data.test]
         return self.metrics.score(self.task.kind, gold, gold, [x.input for x in self.data.test]).get("left_out", 0)
@@ -237,8 +271,18 @@ class Run:
         last = stages[-1]["students"][-1] if stages else {"test_f1": teacher["f1"], "valid": teacher["valid"]}
         return {"method": self.settings.method, "data": self.data.headline(),
                 "teacher": {"f1": teacher["f1"], "valid": teacher["valid"]}, "stages": stages,
-                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.left_out,
+                "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.test_left_out,
                 "seconds": logged_seconds(self.folder), "teacher_seconds": logged_seconds(self.folder, "teacher")}
+
+    def report(self, results):
+        """The final table of these results, and below it what its numbers do not show."""
+        report = table(results)
+        if left_out := results["test_left_out"]:
+            report += f"\n\n{left_out:,} of {len(self.data.test):,} test sentences have no bracket to score, and are left out of the mean"
+        if self.task.kind == "text" and results["stages"] and self.data.test:
+            exact = results["stages"][-1]["students"][-1]["complete"]
+            report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
+        return report
 
 
 def table(results):

@@ -3,6 +3,7 @@
     FOLDER/task.json         {"task": "tree" | "slots" | "text", "instruction": "one line for the prompt", ...}
            labeled.jsonl     the few gold examples, one {"input": "...", "output": "..."} a line
            unlabeled.jsonl   the many inputs; an output, where there is one, only serves to report, never to train or to choose
+                             (except that `--teacher noisy:RATE` makes its labels of it)
            valid.jsonl       gold to choose settings by, yourself; a run only compares two students on its inputs (may be missing)
            test.jsonl        gold to score with (may be missing: then there are no scores)
 
@@ -11,10 +12,8 @@ Words of an input are separated by single spaces. The rows of the paper's author
 Whatever is wrong with a file is said in one line that names the file, the line and what was expected (`DataError`).
 """
 
-import argparse
 import codecs
 import hashlib
-import io
 import json
 import os
 import random
@@ -24,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import BinaryIO, NamedTuple
 
 from data.tasks import BIO, KINDS, make_task
 from data.trees import split_words
@@ -34,58 +33,6 @@ SPLITS = ("labeled", "unlabeled", "valid", "test")
 
 class DataError(ValueError):
     """One clear line: file, line number, what was expected."""
-
-
-GOES_ON = "; what is finished is kept, and the same command goes on from there"         # of an interrupted command
-
-
-def run_command(main: Callable[[], None], kept: str = "") -> None:
-    """Run a module's `main` as a command: an error in the data or of the system (a full disk, say) is one line and exit
-    code 2, an interruption one line, with what is then `kept`, and 130. What it prints is UTF-8, as files are."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        try:
-            main()
-        finally:
-            _flush()
-    except BrokenPipeError:                                             # such as `| head`: nobody reads on
-        sys.exit(1)
-    except (DataError, OSError) as error:
-        line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(error))
-        print(f"error: {line[:1000]}", file=sys.stderr)                 # a file's words may be a megabyte
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"interrupted{kept}", file=sys.stderr)
-        sys.exit(130)
-
-
-def _flush() -> None:
-    """What was printed leaves this process here, where its failure can be said, and not once more when Python ends."""
-    try:
-        if sys.stdout:                                                  # None where it is closed from the start
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.__context__ is None:                                   # else what went wrong before is what is to be said
-            raise
-
-
-class CommandLine(argparse.ArgumentParser):
-    """A command's options, whose errors are one line and exit code 2, too; names are not shortened, and help keeps its lines."""
-
-    def __init__(self, **about) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **about)
-
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        for given in sys.argv[1:] if args is None else args:
-            if any("\ud800" <= character <= "\udfff" for character in given):         # bytes that are no UTF-8
-                raise DataError(f"expected options in UTF-8, found {given!r}")
-        return super().parse_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message} (--help shows the options)")
 
 
 class Example(NamedTuple):
@@ -108,7 +55,6 @@ class Data:
     folder: Path
     name: str
     sample: bool  # the bundled synthetic sample, not real text
-    kind: str  # "tree", "slots" or "text"
     config: dict  # task.json
     labeled: list[Example]
     unlabeled: list[Example]
@@ -182,7 +128,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
         fingerprint.update(split.encode())
         for x in splits[split]:  # one by one: the JSON of a whole pool is not needed at once
             fingerprint.update(json.dumps(x).encode())
-    return Data(folder=folder, name=config.get("name", folder.resolve().name), sample=config.get("sample", False), kind=config["task"],
+    return Data(folder=folder, name=config.get("name", folder.resolve().name), sample=config.get("sample", False),
                 config=config, **splits, available=available, left_out=left_out, max_words=max_words,
                 fingerprint=fingerprint.hexdigest())
 
@@ -277,15 +223,23 @@ def place_of_labels(path: str | Path) -> Path:
     return place
 
 
-def read_sentences(lines: BinaryIO) -> list[str]:
-    """Sentences, one a line, of standard input. Lines of bytes end at \\n alone. DataError for what is none."""
-    found = []
-    for number, line in enumerate(lines, start=1):
+def read_lines(file: BinaryIO, name: str) -> list[str]:
+    """The lines of a text in UTF-8; only \\n ends one: splitlines() would also break sentences at U+2028, U+0085 and others. Raises
+    DataError for bytes that are no UTF-8."""
+    lines = []
+    for number, line in enumerate(file, start=1):
         try:
-            found.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
+            lines.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
         except UnicodeDecodeError as error:
-            raise DataError(f"standard input:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
-        if not split_words(found[-1]):
+            raise DataError(f"{name}:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
+    return lines
+
+
+def read_sentences(file: BinaryIO) -> list[str]:
+    """Sentences, one a line, of standard input. DataError for what is none."""
+    found = read_lines(file, "standard input")
+    for number, sentence in enumerate(found, start=1):
+        if not split_words(sentence):
             raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
     if not found:
         raise DataError("standard input: expected a sentence a line, found nothing")

@@ -127,7 +127,8 @@ class TreeTask:
         return " ".join(pieces)
 
     def fallback(self, input):
-        """The label of last resort, for an input that no model can take: one bracket around the sentence."""
+        """The label of last resort, for an input that no model can take or an answer that cannot be read: one bracket
+        around the sentence."""
         return write_bare(split_words(input))
 
     def read(self, input, answer):

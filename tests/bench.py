@@ -45,7 +45,8 @@ from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.grammar import sample
 from data.models import load_causal_lm
 from data.parallel import FORKS, in_processes
-from data.splits import CommandLine, Example, Label, load_data, read_pseudolabels, run_command, write_atomically, write_jsonl
+from data.command import CommandLine, run_command
+from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_penn, split_words, write_bare
 from metrics import WORD_TAGS, bracket_scores
@@ -661,7 +662,8 @@ def techniques_of_an_llm(spec, rows, task):
         students.label(llm, inputs[:32], quiet=True, samples=4)
 
     def loss_over_all_tokens(batch):
-        return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
+        with decoding.autocast(llm.device):
+            return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
 
     @contextmanager
     def all_weights():
@@ -683,7 +685,7 @@ def techniques_of_an_llm(spec, rows, task):
     def label_prompted():
         assert len(list(teachers.label_with_causal_lm(read_prompt(), task, inputs[:8], llm.encode))) == 8
     bf16, otherwise = bf16_or_not()
-    return [("the LLM trains: logits where targets stand, of the tokens that they hold", train, without(llm, "_loss", loss_over_all_tokens)),
+    return [("the LLM trains: logits where targets stand, of the tokens that they hold", train, without(llm, "loss", loss_over_all_tokens)),
             ("the LLM trains: embeddings stay", train, all_weights),
             ("the LLM trains: AdamW in one fused operation", train, without(torch.optim, "AdamW", plain_adamw)),
             (f"the LLM trains: {bf16}", train, otherwise),

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data  # noqa: E402, F401 - before torch
 import torch  # noqa: E402
 
-from data.splits import GOES_ON, CommandLine, DataError, load_data, read_labels, run_command  # noqa: E402
+from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
+from data.splits import DataError, load_data, read_labels  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402

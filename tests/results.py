@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.runs import Settings  # noqa: E402
-from data.splits import CommandLine, DataError, run_command  # noqa: E402
+from data.command import CommandLine, run_command  # noqa: E402
+from data.splits import DataError  # noqa: E402
 from student import GOLD_COPIES, SAMPLES  # noqa: E402
 
 COLOURS = {"the LLM, decoding freely": "C4", "the teacher": "C4", "50 gold examples": "C5", "500 gold examples": "C5",

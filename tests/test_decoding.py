@@ -123,16 +123,21 @@ def test_word_without_any_token_does_not_stop_the_decoder(task):
             task.check(sentence, cursor.result()[0])
 
 
-def test_a_word_that_the_tokenizer_writes_like_a_bracket_is_no_choice():
-    """As one that normalises does with fullwidth brackets: asked to choose between the two, it would have nothing new to be told."""
-    toy, chance = ToyTokenizer(), random.Random(4)
-
+@pytest.mark.parametrize("words", [["a", "b", "（", "）"], ["a", "b", "（a"]])
+def test_a_word_that_the_tokenizer_begins_like_a_bracket(words):
+    """As one that normalises does with fullwidth brackets. After each choice there is something to feed, for a batch's rows go on together."""
     def normalising(text, add_special_tokens):
-        return toy(unicodedata.normalize("NFKC", text), add_special_tokens=add_special_tokens)
+        return SimpleNamespace(input_ids=[ord(character) for character in unicodedata.normalize("NFKC", text).replace(" ", "")])
     normalising.unk_token_id = normalising.pad_token_id = None
+    chance = random.Random(4)
     for _ in range(60):
-        sentence = random_sentence(chance, chance.randint(1, 7), ["a", "b", "（", "）"])
-        cursor, _ = decode(TREE, sentence, PieceEncoder(normalising), lambda options, _: chance.choice(options))
+        sentence = random_sentence(chance, chance.randint(1, 7), words)
+        cursor = Cursor(TREE, sentence, PieceEncoder(normalising))
+        cursor.queue.insert(0, 0)
+        while not cursor.done:
+            assert cursor.queue
+            cursor.queue.clear()
+            cursor.choose(chance.choice(cursor.options()), 0.0)
         TREE.check(sentence, cursor.result()[0])
 
 

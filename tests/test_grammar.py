@@ -71,7 +71,7 @@ def test_the_folder_loads_as_a_sample(tmp_path):
     for name in ("task.json", *(f"{split}.jsonl" for split in grammar.SIZES)):  # without a real/ that may stand beside
         (tmp_path / name).write_bytes((SAMPLE / name).read_bytes())
     data = load_data(tmp_path)
-    assert data.sample and data.kind == "tree" and data.name == "craft"
+    assert data.sample and data.config["task"] == "tree" and data.name == "craft"
 
 
 def test_leaves_are_the_words_of_the_input(rows, trees):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data.splits import DataError, run_command
+from data.command import run_command
+from data.splits import DataError
 from data.trees import bare_spans, clean, read_penn, write_bare
 from errors import learnt_errors, repeated_errors
 from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
@@ -449,7 +450,7 @@ def test_cli_a_line_ends_only_at_a_newline_and_a_byte_order_mark_is_no_text(file
     ("bracket", "(S (NP the cat))\n", "x\n", "gold:1: expected a Penn tree:"),
     ("evalb", f"{GOLD}\n\n", "x\nx\n", "gold:2: expected a Penn tree: the text is empty"),
     ("slots", "O B-a\nO city\n", "O O\nO O\n", "gold:2: expected BIO tags (O, B-label, I-label): tag 2 is `city`"),
-    ("slots", b"O\n\xff\n", "O\nO\n", "gold:2: expected text in UTF-8")])
+    ("slots", b"O\n\xff\n", "O\nO\n", "gold:2: expected UTF-8, found the byte 0xff")])
 def test_cli_bad_input_is_one_clear_line(files, capsys, metric, gold, pred, message):
     paths = files(gold, pred)
     with pytest.raises(SystemExit) as exit:

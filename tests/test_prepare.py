@@ -20,7 +20,8 @@ import pytest
 from conftest import ROOT
 from data import prepare as module
 from data.prepare import FILES, Sentence, account, download, main, prepare, read_source, sift, table
-from data.splits import DataError, load_data, read_jsonl, run_command
+from data.command import run_command
+from data.splits import DataError, load_data, read_jsonl
 
 RAW = ROOT.parent / "shared" / "raw"
 needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason="the real corpora (../shared/raw) are not here")

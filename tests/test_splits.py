@@ -11,8 +11,8 @@ import pytest
 
 from conftest import ROOT
 from data import splits
-from data.splits import (GOES_ON, CommandLine, DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, run_command,
-                         save_folder, write_atomically, write_jsonl)
+from data.command import GOES_ON, CommandLine, run_command
+from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, save_folder, write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
 
@@ -41,7 +41,7 @@ def test_first_labeled_and_unlabeled_are_used_and_all_of_valid(folder):
     data = load_data(folder, labeled=2, unlabeled=3)
     assert [x.input for x in data.labeled] == ["labeled 0 rye bread", "labeled 1 rye bread"]
     assert [x.input for x in data.unlabeled] == [f"unlabeled {i} rye bread" for i in range(3)]
-    assert len(data.valid) == 4 and data.kind == "slots" and data.name == "kitchen" and not data.sample
+    assert len(data.valid) == 4 and data.config["task"] == "slots" and data.name == "kitchen" and not data.sample
 
 
 def test_test_sample_is_the_same_for_every_run_and_in_file_order(folder):
@@ -366,7 +366,7 @@ def test_what_is_wrong_with_a_commands_options_is_said_in_one_line(arguments, me
 
 
 def test_what_a_command_prints_is_utf8():
-    script = "from data.splits import run_command\nrun_command(lambda: print('\u2500'))"
+    script = "from data.command import run_command\nrun_command(lambda: print('\u2500'))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
     assert (found.stdout.decode("utf-8").strip(), found.returncode) == ("\u2500", 0)
 
@@ -391,7 +391,7 @@ def test_folder_is_saved_with_its_subfolders(tmp_path):
     assert [x.name for x in sorted(tmp_path.rglob("*"))] == ["final", "inner", "file"]
 
 
-PRINTS = [sys.executable, "-c", "from data.splits import run_command\nrun_command(lambda: [print('line') for _ in range(100_000)])"]
+PRINTS = [sys.executable, "-c", "from data.command import run_command\nrun_command(lambda: [print('line') for _ in range(100_000)])"]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
@@ -407,7 +407,7 @@ def test_a_closed_output_is_no_error():
 
 @pytest.mark.parametrize("error, code, said", [("DataError('the reason')", 2, "error: the reason\n"), ("KeyboardInterrupt", 130, "interrupted\n")])
 def test_what_went_wrong_is_said_though_nobody_reads_on(error, code, said):
-    script = f"from data.splits import DataError, run_command\ndef main():\n    print('line')\n    raise {error}\nrun_command(main)"
+    script = f"from data.command import run_command\nfrom data.splits import DataError\ndef main():\n    print('line')\n    raise {error}\nrun_command(main)"
     reader, writer = os.pipe()
     os.close(reader)
     found = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=BUFFERED)

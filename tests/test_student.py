@@ -465,6 +465,12 @@ def test_word_that_is_spelled_like_a_tag_counts_as_copied(fp32):
         assert [n for step in told for n in step[1]] == made.is_word(torch.tensor([tokens])).cumsum(1)[0].tolist()
 
 
+def test_a_letter_that_is_a_tag_elsewhere_is_part_of_its_word():
+    made, pieces = make_student("tiny", SLOTS, ["CHO KO LOT TOP", "a b c"]), SLOTS.pieces("a POT b", "O B-x O")
+    wanted = [False] + [n % 2 == 0 for n, piece in enumerate(pieces) for _ in made.encode(piece)]
+    assert made.is_word(torch.tensor([[made.start, *made.encode.all(pieces)]]))[0].tolist() == wanted
+
+
 def test_tiny_learns_as_it_labels(fp32):
     """The loss of a batch is the mean of what the examples lose one by one: padding changes nothing."""
     made = make_student("tiny", TREE, INPUTS + BRACKETED)

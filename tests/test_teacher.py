@@ -523,6 +523,25 @@ def test_who_comes_while_another_labels_waits_and_has_its_labels(tmp_path, capsy
     assert sorted(asked) == ["a b", "c d"] and mine == found[0][::-1] and not seconds       # to wait is not to be asked
 
 
+def test_who_comes_in_the_middle_of_a_line_reads_it_when_it_is_whole(tmp_path, monkeypatch):
+    cache = tmp_path / "cache.jsonl"
+    label_with_cache(NoisyTeacher(0.0, TREE, {"a b": "( a b )"}, 0), ["a b"], cache, quiet=True)
+    whole, looked, ends_whole = cache.read_bytes(), [], teacher.ends_whole
+
+    def before_half_a_line(file):
+        if not looked:                                              # it ends whole when one looks, and no more when one reads
+            cache.write_bytes(whole + b'{"input": "c d", "out')
+        elif len(looked) == 1:                                      # the other has ended
+            cache.write_bytes(whole + whole.replace(b"a b", b"c d"))
+        looked.append(file)
+        return len(looked) == 1 or ends_whole(file)
+    monkeypatch.setattr(teacher, "ends_whole", before_half_a_line)
+    assert [x.input for x in label_with_cache(None, ["a b", "c d"], cache, quiet=True)] == ["a b", "c d"]
+    cache.write_bytes(whole + b"{damaged}\n")                       # what stays so is said
+    with pytest.raises(DataError, match="cache.jsonl:2: expected a JSON object"):
+        label_with_cache(None, ["a b"], cache, quiet=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 

@@ -23,7 +23,8 @@ import torch  # noqa: E402
 
 import student as students  # noqa: E402
 from data.runs import Settings  # noqa: E402
-from data.splits import GOES_ON, CommandLine, DataError, Example, load_data, run_command  # noqa: E402
+from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
+from data.splits import DataError, Example, load_data  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
