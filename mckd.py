@@ -54,15 +54,15 @@ def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
         (`Run.gains`); the first that do not are left out
     cross: False is the paper's ablation: a student relabels the half that it was trained on, not the other one
 
-    Where a student's outputs are voted (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`). A student takes the
-    labels that it learns out of y, to save memory: `run` has all of them in files.
+    Where a student's outputs are voted (`--samples`), ŷ_0 may have votes on a pair's ŷ_i, too (`--teacher-weight`). To save
+    memory, students empty y as they are trained; `run` has all labels in files.
     """
     D_A, D_B = partition(D_unlabeled, run.settings.seed)            # fixed for the whole run
     y = t.label(D_unlabeled)                                        # ŷ_0, by the teacher
     run.save_pseudolabels(0, y)
 
     i = 0
-    for i in range(1, MOST_STAGES if n == "auto" else n):           # intermediate stages: a new pair of students each
+    for i in range(1, MOST_STAGES if n == "auto" else n):           # n - 1 intermediate stages, each a new pair of students
         s_A = Student(run, i, "A", D_A, y, D_labeled)               # is to learn (A, ŷ_{i-1}), then D_labeled
         s_B = Student(run, i, "B", D_B, y, D_labeled)               # is to learn (B, ŷ_{i-1}), then D_labeled
         if cross:
@@ -240,8 +240,8 @@ def with_defaults(settings, kind, task):
         copies = GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0
     relabels = settings.method in ("mckd", "own")
     if weight is None:
-        votes = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
-        weight = samples // 2 if votes else 0
+        wins = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
+        weight = samples // 2 if wins else 0
     elif relabels and settings.stages != 1 and weight >= samples:
         raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {samples}), found {weight}")
     return replace(settings, samples=samples, gold_copies=copies, teacher_weight=weight)

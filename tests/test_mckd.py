@@ -19,6 +19,7 @@ from transformers import T5Config
 
 from conftest import ROOT, random_tree
 from data import folders, parallel
+from data.runs import Run
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
@@ -1161,6 +1162,16 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "elsewhere/two")
     assert pseudolabels("elsewhere/two") == labels
     assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("learnt, said", [([60, 70.5, 65], "got worse, from F1 70.5 to 65.0"), ([60, 65, 70], None), ([60, None], None), ([], None)])
+def test_labels_that_get_worse_are_said_below_the_table(learnt, said):
+    student = {"name": "stage1_final", "trained_on": 4, "test_f1": 50.0, "valid": 100.0, "complete": 0.0, "seconds": 1.0}
+    results = {"method": "mckd", "teacher": {"f1": None, "valid": None}, "test_left_out": 0, "seconds": 1.0, "teacher_seconds": 0.0,
+               "stages": [{"stage": i, "pseudolabel_f1": f1, "agreement": None, "left_out": False, "students": [student]}
+                          for i, f1 in enumerate(learnt, start=1)]}
+    report = Run.report(SimpleNamespace(data=SimpleNamespace(test=[1]), task=SimpleNamespace(kind="tree")), results)
+    assert (said in report) if said else ("got worse" not in report)
 
 
 @pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
