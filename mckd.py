@@ -106,7 +106,9 @@ class Student:
         run.students.append(self)
 
     def is_finished(self):
-        return self.file.exists() and (self.which != "final" or any((self.run.folder / "final").glob("*.safetensors")))
+        final = self.run.folder / "final"
+        saved = (final / "student.json").exists() and (final / "config.json").exists() and any(final.glob("*.safetensors"))
+        return self.file.exists() and (self.which != "final" or saved)
 
     def learn(self):
         """Train it, if it has not been, and let it label what students are scored and compared on."""

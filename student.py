@@ -21,7 +21,6 @@ import data  # noqa: F401 - first: it says how torch's threads wait
 import sentencepiece
 import torch
 from torch.nn.functional import cross_entropy, linear
-from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import Metaspace
 from tqdm import tqdm
 from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tokenizer
@@ -166,7 +165,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     lengths = [len(source) + len(target) for source, target in encoded]
     if not lengths:
         raise DataError(f"{title}: expected at least one example")
-    steps_an_epoch = math.ceil(len(encoded) / recipe.batch_size)
+    steps_an_epoch = -(-len(encoded) // recipe.batch_size)          # rounded up
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_an_epoch))
     steps = epochs * steps_an_epoch
 
@@ -385,6 +384,8 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
             chances = [random.Random(f"{student.seed} {n} {x}") for x, n in asked] if samples > 1 else None
             found = [None] * len(asked)
             for i, one in student.label_each([x for x, _ in asked], chances):
+                if one.score is not None and not math.isfinite(one.score):      # the last step of training may have done it
+                    raise DataError(f"{title}: the score of a label is {one.score}: the learning rate was too high")
                 found[i] = one
                 progress.update()
             if samples > 1:
@@ -429,9 +430,11 @@ def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
     try:
         student.model.save_pretrained(folder)
-    except SafetensorError as error:                        # such as a full disk
-        raise DataError(f"{folder}: the student cannot be written: {str(error).splitlines()[0]}") from None
-    student.tokenizer.save_pretrained(folder)
+        student.tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:                              # what the libraries make of a full disk
+        raise DataError(f"{folder}: the student cannot be written: {first_line(error)}") from None
     about = {"kind": student.kind, "seed": student.seed, "samples": student.samples, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)
@@ -448,6 +451,8 @@ def load_student(folder, device=torch.device("cpu")):
             student.vocabulary = set(about["vocabulary"])
         else:
             model, tokenizer = load_encoder_decoder(folder)
+            if about["kind"] == "tiny" and len(tokenizer) != model.config.vocab_size:
+                raise ValueError(f"expected a tokenizer of {model.config.vocab_size} items, found {len(tokenizer)}")
             tokenizer = parted_by_spaces(tokenizer) if about["kind"] == "tiny" and task.kind == "text" else tokenizer
             student = Seq2SeqStudent(model, tokenizer, task, device, about["kind"])
         student.seed, student.samples = about.get("seed", 0), about.get("samples")

@@ -374,6 +374,8 @@ def main():
         raise DataError(f"{splits.folder}: expected sentences to label, found none in --split {args.split}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, splits, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
+    if isinstance(teacher, ReplayTeacher) and out.resolve() == teacher.file.resolve():
+        raise DataError(f"--out {args.out}: expected another file than the one that is replayed, whose other labels would be lost")
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
     found = dict(zip(inputs, labels))
     rows = [found[x.input] for name in wanted for x in getattr(splits, name)]             # in the splits' order, repetitions too

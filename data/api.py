@@ -15,7 +15,7 @@ from data.splits import DataError
 
 
 class Refused(DataError):
-    """The server does not take this one request: a content filter, or a name or an option that it does not know."""
+    """The server does not take this one request, or has no text for it: a content filter, or a name or an option that it does not know."""
 
 
 class ChatServer:
@@ -28,8 +28,9 @@ class ChatServer:
         check_address(self.url)
         try:
             parts = urllib.parse.urlsplit(self.url)
-            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isascii() and " " not in self.url
-        except ValueError:                                          # its port is no number
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.hostname.encode("idna") and parts.port != 0
+            sound = sound and self.url.isascii() and self.url.isprintable() and " " not in self.url
+        except ValueError:                                          # its port is no number, or its host no name
             sound = False
         if not sound:
             raise DataError(f"--base-url {self.url}: expected http://… or https://…")
@@ -104,10 +105,14 @@ class ChatServer:
                 if key:                                             # "unredirected": it must not follow to another server
                     request.add_unredirected_header("Authorization", f"Bearer {key}")
                 with urllib.request.urlopen(request, timeout=120) as answer:
-                    content = json.load(answer)["choices"][0]["message"]["content"]
-                if content is None or isinstance(content, str):
-                    content = (content or "").encode("utf-8", "replace").decode()       # JSON may hold half of a character
-                    told = key and key not in question              # what a server repeats is kept in files
+                    content = json.load(answer)["choices"][0]["message"].get("content")
+                if content is None:                                 # a filter, or a model whose text goes elsewhere
+                    problem, kind = "expected text in its answer, found none", Refused
+                    break
+                if isinstance(content, str):
+                    content = content.encode("utf-8", "replace").decode()               # JSON may hold half of a character
+                    # What a server repeats is kept in files. (Of a local one the key may be any word, and no secret.)
+                    told = key and len(key) >= 8 and key not in question
                     return content.replace(key, "[key]") if told else content
                 problem = "expected text in its answer, found something else"
             except urllib.error.HTTPError as error:
@@ -129,7 +134,7 @@ class ChatServer:
 
 def reason(error, key):
     """What a server says, in OpenAI's form, of a request that it does not take; nothing where it may show the key, or an end of it."""
-    if error.code not in (400, 404, 422):
+    if error.code not in (400, 403, 404, 422, 429):
         return ""
     try:
         said = json.loads(error.read(100_000))["error"]["message"]

@@ -14,6 +14,7 @@ GOES_ON = "; what is finished is kept, and the same command goes on from there" 
 def run_command(main: Callable[[], None], kept: str = "") -> None:
     """Run a module's `main` as a command: an error in the data or of the system (a full disk, say) is one line and exit
     code 2, an interruption one line, with what is then `kept`, and 130. What it prints is UTF-8, as files are."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")                    # None where it is closed from the start; progress bars write to it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -54,6 +55,8 @@ class CommandLine(argparse.ArgumentParser):
         for given in sys.argv[1:] if args is None else args:
             if any("\ud800" <= character <= "\udfff" for character in given):         # bytes that are no UTF-8
                 raise DataError(f"expected options in UTF-8, found {given!r}")
+            if not given or given.endswith("=") and given.startswith("--"):               # such as a shell's variable that is not set
+                raise DataError("expected options that say something, found an empty one")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -7,6 +7,7 @@
              final/                  the last student: its weights (safetensors), its tokenizer
              results.json, report.md
 """
+import errno
 import filecmp
 import hashlib
 import json
@@ -36,6 +37,7 @@ NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
                 "teacher_weight", "recipes"),
     "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
+UNFINISHED = ".*.[0-9]*.tmp"            # what a crash leaves of a file: write_atomically in splits.py
 MADE_WITH = ("code", "versions", "device", "threads", "precision")       # decide the bytes, too: a run goes on with others, and says so
 
 
@@ -66,13 +68,13 @@ def open_folder(folder, settings, device):
     if (folder / "config.json").exists():
         begun = (folder / "results.json").exists() or any(any(folder.glob(made)) for made in ("students/*.jsonl", "final/*.safetensors"))
         same = compare(folder, here, begun)
-    elif folder.is_file() or any(path.is_file() and not path.match(".*.tmp") for path in folder.rglob("*")):   # left by a crash
+    elif folder.is_file() or any(path.is_file() and not path.match(UNFINISHED) for path in folder.rglob("*")):   # left by a crash
         raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
     else:
         begun = same = False
     (folder / "students").mkdir(parents=True, exist_ok=True)
     (folder / "pseudolabels").mkdir(exist_ok=True)
-    for left in folder.rglob(".*.tmp"):
+    for left in folder.rglob(UNFINISHED):
         left.unlink()
     if not (begun or same):
         write_atomically(folder / "config.json", json.dumps(here, indent=2) + "\n")
@@ -208,9 +210,13 @@ def one_at_a_time(file):
 
 
 def log_event(folder, event):
-    """Append a JSON object to log.jsonl."""
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    """Append a JSON object to log.jsonl: a whole line, or on a full disk none, so that what is logged later begins a line, too."""
+    line = (json.dumps(event) + "\n").encode()
+    with open(folder / "log.jsonl", "ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "log.jsonl"))
 
 
 def logged(folder):

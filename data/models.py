@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from data.splits import DataError, save_folder
@@ -33,21 +32,33 @@ def load_causal_lm(spec):
     if folder.startswith("gguf:"):
         folder = converted_gguf(Path(folder.removeprefix("gguf:")))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        return load(folder, AutoModelForCausalLM)
     except Exception as error:                              # the files may be anybody's
         raise DataError(f"{spec}: not a causal LM that can be loaded: {first_line(error)}") from None
-    return model.eval(), tokenizer
 
 
 def load_encoder_decoder(spec):
     """(model, tokenizer) of a folder or a hub name; fp32 weights, from safetensors only. Raises DataError."""
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
-        return model, AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+        return load(spec, AutoModelForSeq2SeqLM)
     except Exception as error:
         raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {first_line(error)}") from None
+
+
+def load(spec, kind):
+    """(model, tokenizer). ValueError where a part is missing, as after a download that was cut off: transformers would put random weights,
+    or a tokenizer without a vocabulary, in its place."""
+    if Path(spec).is_dir() and not tokenizer_files(Path(spec)):
+        raise ValueError("expected the files of its tokenizer beside its weights, found none")
+    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+    model, found = kind.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    if lost := sorted(found["missing_keys"]):
+        raise ValueError(f"expected all of its weights, {len(lost)} are missing, such as {lost[0]}")
+    return model.eval(), tokenizer
+
+
+def tokenizer_files(folder):
+    return sorted(file for pattern in ("tokenizer*", "*.model", "vocab*") for file in folder.glob(pattern) if file.is_file())
 
 
 def load_config(spec, expected):
@@ -85,19 +96,23 @@ def _digest(file, *_):
 
 def identified(spec):
     """The spec of a model with a digest, so that another model at the same place has another name: of a GGUF file, or of
-    a folder's config.json and weights. A hub name stays alone."""
+    a folder's config.json, weights and tokenizer. A hub name stays alone."""
     folder = Path(spec.removeprefix("hf:"))
     if spec.startswith("gguf:"):
         return f"{spec} {gguf_digest(Path(spec.removeprefix('gguf:')))}"
     if not (folder / "config.json").is_file():
         return spec
-    return " ".join([spec, *map(digest, [folder / "config.json", *sorted(folder.glob("*.safetensors"))])])
+    return " ".join([spec, *map(digest, [folder / "config.json", *sorted(folder.glob("*.safetensors")), *tokenizer_files(folder)])])
 
 
 def converted_gguf(file):
     """The folder that holds this GGUF file's weights as safetensors, made at first use."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mckd" / f"{file.stem}-{gguf_digest(file)}"
+    try:
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mckd" / f"{file.stem}-{gguf_digest(file)}"
+    except RuntimeError:                                                # nobody's: a container may have no home folder
+        raise DataError("expected XDG_CACHE_HOME to name a folder for converted models, for there is no home folder") from None
     if not (kept / "config.json").is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)                  # where that is not allowed, it is said now
         print(f"reading {file} (once; kept in {kept}) …", file=sys.stderr)
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
@@ -114,8 +129,10 @@ def converted_gguf(file):
         own = kept.with_name(f"{kept.name}.{os.getpid()}")              # another process may be reading the same file
         try:
             save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
-        except SafetensorError as error:                                # such as a full disk
-            raise DataError(f"{own}: the weights cannot be written: {first_line(error)}") from None
+        except OSError:
+            raise
+        except Exception as error:                                      # what the libraries make of a full disk
+            raise DataError(f"{own}: the model cannot be written: {first_line(error)}") from None
         try:
             os.rename(own, kept)
         except OSError:                                                 # it was faster

@@ -276,7 +276,7 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
                         raise tarfile.ReadError("a damaged header")
         else:
             raise BrokenArchive(f"{source}: expected a folder, a .zip or a .tar.gz")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, UnicodeError, OSError) as error:
         if isinstance(error, OSError) and (source.is_dir() or error.filename):      # not what an archive holds
             raise
         raise BrokenArchive(f"{source}: expected a sound archive, found a broken one ({error})") from None

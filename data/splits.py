@@ -347,6 +347,9 @@ def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> 
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)                    # a full disk does not say where
+        raise
     finally:
         beside.unlink(missing_ok=True)
     _sync_directory(path.parent)

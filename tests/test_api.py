@@ -180,7 +180,7 @@ def test_api_refusal_is_said_at_once_in_one_line(server, naps, monkeypatch, stat
 
 def test_api_answers_stay_as_they_were_given_and_are_read_by_the_task(server):
     answers = {"a b": "I cannot do that.", "c d": "", "e f": None, "g h": "( g h", "i j": "( i k )"}
-    server.answer = answers.__getitem__
+    server.answer = {**answers, "The cat sat": "yes"}.__getitem__           # that one is asked where an answer has no text
     found = labels(api(server), list(answers))
     assert [x.output for x in found] == ["I cannot do that.", "", "", "( g h", "( i k )"]
     assert [read_answer(TREE, x) for x in found] == [None, None, None, Label("g h", "( g h )"), None]
@@ -224,7 +224,7 @@ def test_key_that_a_server_repeats_is_not_kept(server, monkeypatch):
 
 
 def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
-    for url in ("http://a b/v1", "http://localhost:abc", "http://", "localhost:8000"):
+    for url in ("http://a b/v1", "http://localhost:abc", "http://", "localhost:8000", "http://my..server/v1", "http://localhost/v1\n"):
         with pytest.raises(DataError, match="^--base-url .*: expected http"):
             APITeacher("some-model", TREE, [], url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
@@ -238,6 +238,20 @@ def test_answer_that_is_no_completion_is_said_in_words(server, naps):
     server.script = [(200, body) for body in bodies]
     with pytest.raises(DataError, match="expected a chat completion in JSON, found something else"):
         labels(api(server), ["A dog ran"])
+
+
+def test_server_whose_answers_have_no_text_is_said_and_nothing_is_kept_of_that(server, tmp_path):
+    """As of a model whose text goes elsewhere, into what it thinks."""
+    server.answer = lambda asked: None
+    with pytest.raises(DataError, match="expected text in its answer, found none"):
+        label_with_cache(api(server), ["A dog ran", "a b"], tmp_path / "cache.jsonl", quiet=True)
+    assert (tmp_path / "cache.jsonl").read_text() == ""
+
+
+def test_key_that_is_any_word_changes_no_answer(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")                    # what local servers are given
+    server.answer = lambda asked: "none of them"
+    assert [x.output for x in labels(api(server), ["A dog ran"])] == ["none of them"]
 
 
 def test_missing_key_is_said(server, naps):

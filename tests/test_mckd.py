@@ -150,6 +150,8 @@ class Spy:
     def save_student(self, student, folder):
         Path(folder).mkdir()
         (Path(folder) / "model.safetensors").write_text(str(student.number))
+        for name in ("config.json", "student.json"):
+            (Path(folder) / name).write_text("{}")
 
 
 def replay(here, data="data"):
@@ -934,10 +936,11 @@ def test_likeness_is_between_labels_of_the_pool_and_those_before(here, monkeypat
     assert [stage["agreement"] for stage in stages] == [100.0, 100.0, None]
 
 
-def test_final_folder_without_weights_is_made_again(here, monkeypatch):
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json", "student.json"])
+def test_final_folder_that_lacks_a_file_is_made_again(lost, here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     before = files(here / "run")
-    (here / "run/final/model.safetensors").unlink()
+    (here / "run/final" / lost).unlink()
     assert len(spy_on(here, monkeypatch, "--stages", 2)) == 1
     assert files(here / "run").keys() == before.keys()
 

@@ -343,6 +343,18 @@ def test_an_error_about_a_megabyte_is_a_line_that_can_be_read(capsys):
     assert shown.startswith("error: gold.txt:1: expected a Penn tree, found xx") and len(shown) < 1100
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a file's size")
+@pytest.mark.parametrize("what", ["log_event(Path('.'), {'event': 'stage', 'stage': 1})", "write_atomically('log.jsonl', 'x' * 100)"])
+def test_full_disk_is_named_and_leaves_whole_lines(what, tmp_path):
+    """A limit of a file's size is a disk that becomes full in the middle of a line."""
+    (tmp_path / "log.jsonl").write_text('{"event": "stage"}\n')
+    script = ("import resource\nfrom pathlib import Path\nfrom data.command import run_command\nfrom data.folders import log_event\n"
+              f"from data.splits import write_atomically\nresource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\nrun_command(lambda: {what})")
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert found.returncode == 2 and found.stderr.startswith("error: [Errno ") and found.stderr.endswith(": 'log.jsonl'\n")
+    assert (tmp_path / "log.jsonl").read_text() == '{"event": "stage"}\n' and os.listdir(tmp_path) == ["log.jsonl"]
+
+
 def test_an_interrupted_command_says_what_is_kept(capsys):
     def main():
         raise KeyboardInterrupt
@@ -398,6 +410,19 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 def test_a_reader_that_goes_is_no_error():
     found = subprocess.run(f"{shlex.join(PRINTS)} | head -1", shell=True, capture_output=True, text=True, cwd=ROOT, env=BUFFERED)
     assert (found.stdout, found.stderr) == ("line\n", "")
+
+
+@pytest.mark.parametrize("given", [["--out="], ["--out", ""]])
+def test_an_empty_option_is_said(given):
+    with pytest.raises(DataError, match="^expected options that say something, found an empty one"):
+        CommandLine().parse_args(given)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_closed_standard_error_stops_nothing():
+    script = "from tqdm import tqdm\nfrom data.command import run_command\nrun_command(lambda: print(sum(tqdm([1, 2]))))"
+    found = subprocess.run(["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (found.returncode, found.stdout) == (0, "3\n")
 
 
 def test_a_closed_output_is_no_error():

@@ -533,6 +533,24 @@ def test_loss_that_is_no_number_is_said():
         train(make_student("tiny", SLOTS, INPUTS), examples(SLOTS), replace(brief("encoder-decoder"), lr=1e38, epochs=3), title="s", quiet=True)
 
 
+def test_scores_that_the_last_step_has_made_no_numbers_are_said(causal_folder):
+    made = make_student(str(causal_folder), SLOTS, INPUTS)
+    train(made, examples(SLOTS)[:2], replace(brief("causal", steps=1), lr=1e38, epochs=1), quiet=True)      # after the only loss, which was sound
+    with pytest.raises(DataError, match="^s: the score of a label is nan: the learning rate was too high"):
+        label(made, INPUTS[:2], "s", quiet=True)
+
+
+def test_batch_that_is_larger_than_any_number_of_examples():
+    train(make_student("tiny", SLOTS, INPUTS), examples(SLOTS), replace(brief("tiny", steps=1), batch_size=10 ** 400), quiet=True)
+
+
+def test_student_that_has_lost_its_vocabulary_is_said(tmp_path):
+    save_student(make_student("tiny", SLOTS, INPUTS), tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=f"^{tmp_path}: expected a trained student, such as runs/NAME/final: expected a tokenizer of "):
+        load_student(tmp_path)
+
+
 def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path, capsys):
     """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
     from transformers import BartConfig, BartForConditionalGeneration

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import NASTY, ROOT, random_sentence, random_tree
 from data import folders, models
@@ -407,6 +408,33 @@ def test_damaged_weights_are_one_line(tmp_path, causal_folder, kept):
     with pytest.raises(DataError, match="cut: not a causal LM") as error:
         load_causal_lm(tmp_path / "cut")
     assert "\n" not in str(error.value)
+
+
+def test_model_folder_that_lacks_a_part_is_refused(tmp_path, causal_folder):
+    """As a download that was cut off leaves one; transformers would make up the rest."""
+    for name in ("wordless", "short"):
+        shutil.copytree(causal_folder, tmp_path / name)
+    for file in (tmp_path / "wordless").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(DataError, match="wordless: not a causal LM that can be loaded: expected the files of its tokenizer"):
+        load_causal_lm(tmp_path / "wordless")
+    weights = load_file(tmp_path / "short" / "model.safetensors")
+    lost = sorted(name for name in weights if ".layers.1." in name)
+    save_file({name: weight for name, weight in weights.items() if name not in lost}, tmp_path / "short" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=f"expected all of its weights, {len(lost)} are missing, such as {lost[0]}"):
+        load_causal_lm(tmp_path / "short")
+    named = [models.identified(f"hf:{folder}").split(" ")[1:] for folder in (causal_folder, tmp_path / "wordless")]
+    assert named[0][:2] == named[1] and len(named[0]) > 2                       # its tokenizer is part of what it is
+
+
+def test_a_file_of_labels_is_not_written_over_by_what_is_replayed_from_it(tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "data/pseudolabels.jsonl", "--quiet") == 0
+    labels, there = Path("data/pseudolabels.jsonl").read_bytes(), sorted(tmp_path.rglob("*"))
+    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "auto", "--unlabeled", 2, "--out", "data/pseudolabels.jsonl") == 2
+    assert "expected another file than the one that is replayed" in capsys.readouterr().err
+    assert Path("data/pseudolabels.jsonl").read_bytes() == labels and sorted(tmp_path.rglob("*")) == there
 
 
 @pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"),
