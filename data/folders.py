@@ -123,8 +123,12 @@ def read_config(folder):
 
 
 def kept_labels(file, inputs, remedy):
-    """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it has lost some."""
-    found = read_labels(file, inputs)
+    """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it is damaged or has lost
+    some."""
+    try:
+        found = read_labels(file, inputs)
+    except DataError as error:
+        raise DataError(f"{error}; {remedy}") from None
     if missing := sum(label is None for label in found.values()):
         raise DataError(f"{file}: expected labels of {len(found)} inputs, {missing} are missing; {remedy}")
     return found
@@ -222,7 +226,10 @@ def log_event(folder, event):
 def logged(folder):
     """The events in log.jsonl, but for a last line that a crash has cut off. DataError where another line is damaged."""
     lines = (folder / "log.jsonl").read_bytes().split(b"\n")[:-1]
-    events = [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    try:
+        events = [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    except DataError as error:
+        raise DataError(f"{error}; that line can be deleted: the log only tells how long things took, and losses") from None
     for number, event in enumerate(events, 1):
         if type(event.get("seconds", 0)) not in (int, float) or type(event.get("student", "")) is not str:
             raise DataError(f"{folder}/log.jsonl:{number}: expected seconds to be a number and student a name")
@@ -234,11 +241,11 @@ def finished(folder):
     file = folder / "results.json"
     if not file.exists():
         return None
-    found = parse_object(file.read_bytes(), file)
     try:
+        found = parse_object(file.read_bytes(), file)
         found["teacher"]["f1"], found["teacher"]["valid"]
         return found
-    except (LookupError, TypeError):
+    except (DataError, LookupError, TypeError):
         raise DataError(f"{file}: expected the results of a run; delete it to have them made again") from None
 
 

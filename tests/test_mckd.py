@@ -525,6 +525,18 @@ def test_file_that_lacks_labels_of_a_student_is_said_and_nothing_is_written_over
     assert files(here / "run") == before
 
 
+@pytest.mark.parametrize("file, remedy", [("students/stage1_A.jsonl", "delete it to train this student again"),
+                                          ("log.jsonl", "that line can be deleted"), ("results.json", "delete it to have them made again")])
+def test_file_of_a_run_that_is_damaged_is_said_with_the_remedy(file, remedy, here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    with open(here / "run" / file, "a") as damaged:
+        damaged.write("{damaged\n")
+    before = files(here / "run")
+    with pytest.raises(DataError, match=f"{file}:?.* expected .*; {remedy}"):
+        spy_on(here, monkeypatch, "--stages", 2)
+    assert files(here / "run") == before
+
+
 def test_lost_final_student_is_trained_again(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     before = files(here / "run")
