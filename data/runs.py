@@ -231,13 +231,15 @@ class Run:
         if stage == 1 and self.settings.method == "own":
             return True
         if stage == 1:
-            than, what, least, kept = self.likeness(1), "likeness to the teacher's labels", LEAST_LEAD, "the teacher"
+            before, least = self.likeness(1), LEAST_LEAD
+            what, kept = "likeness to the teacher's labels", "the teacher"
         else:
-            than, what, least, kept = self.agreement(stage - 1), "agreement in the stage before", LEAST_RISE, f"stage {stage - 1}"
+            before, least = self.agreement(stage - 1), LEAST_RISE
+            what, kept = "agreement in the stage before", f"stage {stage - 1}"
         agreed = self.agreement(stage)
-        better = agreed >= than + least
+        better = agreed >= before + least
         verdict = "its labels are used" if better else f"its labels are left out, the last student learns those of {kept}"
-        print(f"Stage {stage}: agreement {agreed}, needed {than + least:.2f} ({what} {than}, and {least}): {verdict}", flush=True)
+        print(f"Stage {stage}: agreement {agreed}, needed {before + least:.2f} ({what} {before}, and {least}): {verdict}", flush=True)
         return better
 
     def score_test(self, labels):

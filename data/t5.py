@@ -102,6 +102,8 @@ class T5:
         return embedding(buckets, table).permute(0, 3, 1, 2)
 
     def attend(self, query, keys, values, bias):
+        """query: (rows, heads, new, size); keys, values: (rows, heads, seen, size); bias: broadcast to (rows, heads, new, seen), -inf where
+        nothing may be seen. Returns (rows, new, heads * size)."""
         scores = (query.to(keys.dtype) @ keys.transpose(2, 3)).float() + bias
         weights = self.drop(scores.softmax(-1).to(keys.dtype))
         return (weights @ values).transpose(1, 2).flatten(2).to(self.dtype)
@@ -144,7 +146,7 @@ class T5:
             x = x + self.drop(linear(self.attend(query, keys, values, bias), self.w["decoder.layer.0.SelfAttention.o"][layer]))
             here = self.norm(x, "decoder.layer.1.layer_norm", layer)
             query = self.heads(linear(here, self.w["decoder.layer.1.EncDecAttention.q"][layer]))
-            attended = self.attend(query, *memory.read[layer], memory.unread)
+            attended = self.attend(query, *memory.read[layer], memory.input_bias)
             x = x + self.drop(linear(attended, self.w["decoder.layer.1.EncDecAttention.o"][layer]))
             x = self.feed_forward(x, "decoder", layer, 2)
         memory.held += x.shape[1]
@@ -159,7 +161,8 @@ class T5:
 class Memory:
     """What a decoder may attend to: the input's keys and values, computed once, and those of the tokens written so far.
 
-    `room`: for how many tokens a row there is room at first; 0 in training, where all tokens of a target come at once.
+    `states`: the encoder's, (rows, tokens, d_model); `mask`: (rows, tokens), which of them are real; `room`: for how many tokens a row there
+    is room at first, 0 in training, where all tokens of a target come at once.
     """
 
     def __init__(self, t5, states, mask, room=0):
@@ -169,7 +172,7 @@ class Memory:
         # In the order in which they are read, or every product would copy them: `tiny` labels 1.2 times as fast.
         parts = [t5.heads(part).contiguous() for part in read.chunk(2 * t5.config.num_decoder_layers, 2)]
         self.read = list(zip(parts[::2], parts[1::2]))
-        self.unread = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
+        self.input_bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
         self.held = 0                                                                       # tokens written so far
         keys = self.read[0][0]
         shape = (len(mask), keys.shape[1], room, keys.shape[3])
@@ -177,7 +180,7 @@ class Memory:
 
     def distances(self, new):
         """(1, new tokens, keys): how far each key lies behind (negative) each of the `new` tokens."""
-        places = torch.arange(self.held + new, device=self.unread.device)
+        places = torch.arange(self.held + new, device=self.input_bias.device)
         return (places - places[self.held:, None])[None]
 
     def extended(self, layer, keys, values):
@@ -196,7 +199,7 @@ class Memory:
         """Only these rows go on."""
         self.read = [(keys[rows], values[rows]) for keys, values in self.read]
         self.own = [(keys[rows], values[rows]) for keys, values in self.own]
-        self.unread = self.unread[rows]
+        self.input_bias = self.input_bias[rows]
 
 
 class T5Decoder:
