@@ -232,10 +232,11 @@ def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter |
         return None
     try:
         tree = read_penn(text)
-        # In `(NP mice)` the constituent of a word without a tag stands where a tag would. Where another tag stands, `(DET The)`, words
-        # do have tags, and what looks like a constituent, `(X foo)`, is one of these.
+        # In `(NP mice)` the constituent of a word without a tag stands where a tag would. Where a tag of another treebank stands,
+        # `(DET The)`, words do have tags, and what looks like a constituent, `(X foo)`, is one of these.
         labels = _PHRASES.union(_cut(label) for label, _, _ in gold.spans) - {""}
-        tagged = any(_cut(tag) not in labels and tag not in gold.tags for tag in tree.tags)
+        known = {*labels, *gold.tags, *WORD_TAGS}
+        tagged = any(_cut(tag) not in known and tag not in known and tag[:1].isalpha() for tag in tree.tags)
         phrases = [] if tagged else [(tag, i, i + 1) for i, tag in enumerate(tree.tags) if _cut(tag) in labels and tag not in gold.tags]
         words, brackets = _evalb_view(Tree(tree.words, tree.tags, tree.spans + phrases))
         if words == gold_words:

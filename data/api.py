@@ -125,7 +125,7 @@ class ChatServer:
                     wait = max(wait, min(120, int(asked_for)))
             except (OSError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
-            except (ValueError, LookupError, TypeError, RecursionError):
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 problem = "expected a chat completion in JSON, found something else"
             if attempt + 1 < self.tries and stopped.wait(wait):
                 break

@@ -55,8 +55,9 @@ class CommandLine(argparse.ArgumentParser):
         for given in sys.argv[1:] if args is None else args:
             if any("\ud800" <= character <= "\udfff" for character in given):         # bytes that are no UTF-8
                 raise DataError(f"expected options in UTF-8, found {given!r}")
-            if not given or given.endswith("=") and given.startswith("--"):               # such as a shell's variable that is not set
-                raise DataError("expected options that say something, found an empty one")
+            name, equals, value = given.partition("=")
+            if not given or name.startswith("--") and equals and not value:               # such as a shell's variable that is not set
+                raise DataError(f"{name or 'an option'}: expected something behind it, found nothing")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -218,9 +218,13 @@ def log_event(folder, event):
     line = (json.dumps(event) + "\n").encode()
     with open(folder / "log.jsonl", "ab", buffering=0) as file:
         before = file.tell()
-        if file.write(line) < len(line):
-            file.truncate(before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "log.jsonl"))
+        try:
+            if file.write(line) < len(line):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(folder / "log.jsonl")
+            raise
 
 
 def logged(folder):

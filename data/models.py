@@ -47,18 +47,16 @@ def load_encoder_decoder(spec):
 
 def load(spec, kind):
     """(model, tokenizer). ValueError where a part is missing, as after a download that was cut off: transformers would put random weights,
-    or a tokenizer without a vocabulary, in its place."""
-    if Path(spec).is_dir() and not tokenizer_files(Path(spec)):
-        raise ValueError("expected the files of its tokenizer beside its weights, found none")
+    or a tokenizer without its vocabulary, in its place."""
     tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
     model, found = kind.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
-    if lost := sorted(found["missing_keys"]):
+    lost = sorted(name for name in found["missing_keys"]                 # but for positions that are computed, as Pegasus's
+                  if "Sinusoidal" not in type(model.get_submodule(name.rpartition(".")[0])).__name__)
+    if lost:
         raise ValueError(f"expected all of its weights, {len(lost)} are missing, such as {lost[0]}")
+    if len(tokenizer) < (size := model.config.get_text_config().vocab_size) / 2:            # a few more weights than items are usual
+        raise ValueError(f"expected a tokenizer of about {size:,} items, found {len(tokenizer):,}: are all of its files there?")
     return model.eval(), tokenizer
-
-
-def tokenizer_files(folder):
-    return sorted(file for pattern in ("tokenizer*", "*.model", "vocab*") for file in folder.glob(pattern) if file.is_file())
 
 
 def load_config(spec, expected):
@@ -102,7 +100,10 @@ def identified(spec):
         return f"{spec} {gguf_digest(Path(spec.removeprefix('gguf:')))}"
     if not (folder / "config.json").is_file():
         return spec
-    return " ".join([spec, *map(digest, [folder / "config.json", *sorted(folder.glob("*.safetensors")), *tokenizer_files(folder)])])
+    files = [folder / "config.json"]
+    for pattern in ("*.safetensors", "tokenizer*", "vocab*", "*.model"):
+        files += sorted(folder.glob(pattern))
+    return " ".join([spec, *map(digest, filter(Path.is_file, files))])
 
 
 def converted_gguf(file):

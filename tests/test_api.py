@@ -225,7 +225,7 @@ def test_key_that_a_server_repeats_is_not_kept(server, monkeypatch):
 
 def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
     for url in ("http://a b/v1", "http://localhost:abc", "http://", "localhost:8000", "http://my..server/v1", "http://localhost/v1\n"):
-        with pytest.raises(DataError, match="^--base-url .*: expected http"):
+        with pytest.raises(DataError, match="(?s)^--base-url .*: expected http"):
             APITeacher("some-model", TREE, [], url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
     with pytest.raises(DataError, match="^OPENAI_API_KEY: expected printable ASCII") as error:
@@ -234,7 +234,7 @@ def test_what_no_request_could_carry_is_refused_before_any(server, monkeypatch):
 
 
 def test_answer_that_is_no_completion_is_said_in_words(server, naps):
-    bodies = ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "{}"]
+    bodies = ["<html>", '{"choices": [{"message": null}]}', '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "{}"]
     server.script = [(200, body) for body in bodies]
     with pytest.raises(DataError, match="expected a chat completion in JSON, found something else"):
         labels(api(server), ["A dog ran"])

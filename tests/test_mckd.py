@@ -1179,7 +1179,7 @@ def test_miniature_run_end_to_end(kind, here, monkeypatch, capsys):
     assert (here / "elsewhere/two/final/model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("learnt, said", [([60, 70.5, 65], "got worse, from F1 70.5 to 65.0"), ([60, 65, 70], None), ([60, None], None), ([], None)])
+@pytest.mark.parametrize("learnt, said", [([60, 70.5, 65], "got worse, from F1 70.5 to 65.0"), ([60, 65, 70], None), ([60, 70.5, 70.4], None), ([60, None], None), ([], None)])
 def test_labels_that_get_worse_are_said_below_the_table(learnt, said):
     student = {"name": "stage1_final", "trained_on": 4, "test_f1": 50.0, "valid": 100.0, "complete": 0.0, "seconds": 1.0}
     results = {"method": "mckd", "teacher": {"f1": None, "valid": None}, "test_left_out": 0, "seconds": 1.0, "teacher_seconds": 0.0,

@@ -119,6 +119,7 @@ def test_evalb_unlabelled_predictions_match_nothing():
     ("(S (NML (NN cell)) (VP (VBD died)))", "(S (NML cell) (VP died))"),
     ("(S (VP (VB Stop)))", "(S (VP Stop))"),
     ("(HEADING (NNS Footnotes))", "(HEADING Footnotes)"),                               # a constituent that gold alone knows
+    ("(S (NP (NNS mice)) (VP (VBD died)) (. .))", "(S (NP mice) (VP (VBN died)) (, .))"),              # wrong tags, but the Penn Treebank's
     ("(S (NP (DT The) (NN foo)) (VP (VBD sat)))", "(S (NP (DET The) (X foo)) (VP (VERB sat)))")])      # another tagger's X is no bracket
 def test_evalb_labels_without_tags(gold, prediction):
     assert figures(evalb_scores([gold], [prediction])) == (100, 100, 100, 100, 100)

@@ -344,12 +344,13 @@ def test_an_error_about_a_megabyte_is_a_line_that_can_be_read(capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a file's size")
+@pytest.mark.parametrize("limit", [19, 30])
 @pytest.mark.parametrize("what", ["log_event(Path('.'), {'event': 'stage', 'stage': 1})", "write_atomically('log.jsonl', 'x' * 100)"])
-def test_full_disk_is_named_and_leaves_whole_lines(what, tmp_path):
+def test_full_disk_is_named_and_leaves_whole_lines(what, limit, tmp_path):
     """A limit of a file's size is a disk that becomes full in the middle of a line."""
     (tmp_path / "log.jsonl").write_text('{"event": "stage"}\n')
     script = ("import resource\nfrom pathlib import Path\nfrom data.command import run_command\nfrom data.folders import log_event\n"
-              f"from data.splits import write_atomically\nresource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\nrun_command(lambda: {what})")
+              f"from data.splits import write_atomically\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\nrun_command(lambda: {what})")
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert found.returncode == 2 and found.stderr.startswith("error: [Errno ") and found.stderr.endswith(": 'log.jsonl'\n")
     assert (tmp_path / "log.jsonl").read_text() == '{"event": "stage"}\n' and os.listdir(tmp_path) == ["log.jsonl"]
@@ -412,10 +413,13 @@ def test_a_reader_that_goes_is_no_error():
     assert (found.stdout, found.stderr) == ("line\n", "")
 
 
-@pytest.mark.parametrize("given", [["--out="], ["--out", ""]])
-def test_an_empty_option_is_said(given):
-    with pytest.raises(DataError, match="^expected options that say something, found an empty one"):
-        CommandLine().parse_args(given)
+@pytest.mark.parametrize("given, name", [(["--out="], "--out"), (["--out", ""], "an option")])
+def test_an_empty_option_is_said(given, name):
+    parser = CommandLine()
+    parser.add_argument("--out")
+    with pytest.raises(DataError, match=f"^{name}: expected something behind it, found nothing"):
+        parser.parse_args(given)
+    assert parser.parse_args(["--out=a="]).out == "a="
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
