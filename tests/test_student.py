@@ -547,7 +547,7 @@ def test_batch_that_is_larger_than_any_number_of_examples():
 def test_student_that_has_lost_its_vocabulary_is_said(tmp_path):
     save_student(make_student("tiny", SLOTS, INPUTS), tmp_path)
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match=f"^{tmp_path}: expected a trained student, .*: expected a tokenizer of about [0-9,]+ items, found 104: "):
+    with pytest.raises(DataError, match=f"^{tmp_path}: expected a trained student, .*: expected a tokenizer of about [0-9,]+ items, found [0-9,]+: "):
         load_student(tmp_path)
 
 
