@@ -111,8 +111,8 @@ class ChatServer:
                     break
                 if isinstance(content, str):
                     content = content.encode("utf-8", "replace").decode()               # JSON may hold half of a character
-                    # What a server repeats is kept in files. (Of a local one the key may be any word, and no secret.)
-                    told = key and len(key) >= 8 and key not in question
+                    # What a server repeats is kept in files. (Of a local one the key may be a word, `none`, and no secret.)
+                    told = key and len(key) >= 6 and key not in question
                     return content.replace(key, "[key]") if told else content
                 problem = "expected text in its answer, found something else"
             except urllib.error.HTTPError as error:
