@@ -242,8 +242,8 @@ def with_defaults(settings, kind, task):
         copies = GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0
     relabels = settings.method in ("mckd", "own")
     if weight is None:
-        wins = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
-        weight = samples // 2 if wins else 0
+        teacher_votes = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
+        weight = samples // 2 if teacher_votes else 0
     elif relabels and settings.stages != 1 and weight >= samples:
         raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {samples}), found {weight}")
     return replace(settings, samples=samples, gold_copies=copies, teacher_weight=weight)

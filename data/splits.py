@@ -136,7 +136,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
 def _read_task(folder: Path) -> dict:
     path = folder / "task.json"
     if not path.is_file():
-        missing = "expected a data folder with task.json" if folder.is_dir() else f"no such data folder in {Path.cwd()}"
+        missing = "expected a data folder with task.json" if folder.is_dir() else f"no such data folder, seen from {Path.cwd()}"
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and README.md (Your own data) says what to put into your own")
     with _open(path) as file:
