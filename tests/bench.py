@@ -487,6 +487,11 @@ def each_row_padded(self, rows, positions, tokens, feed=decoding.PackedDecoder.f
     return states
 
 
+def gathered(self, tokens, own):
+    """What each token's row holds, gathered for every token."""
+    return torch.einsum("nhga,nhab->nhgb", tokens, own[self.row])
+
+
 class Apart(tuple):
     """Three products, as if they were one that is then cut into three."""
     def chunk(self, *_):
@@ -658,6 +663,9 @@ def techniques_of_an_llm(spec, rows, task):
         with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows or at_once["rows"])):
             students.label(llm, inputs[:64], quiet=True, samples=1)
 
+    def label_long():
+        students.label(llm, [" ".join(inputs[i:i + 3]) for i in range(0, 192, 3)], quiet=True, samples=1)
+
     def label_with_four():
         students.label(llm, inputs[:32], quiet=True, samples=4)
 
@@ -694,6 +702,9 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
             ("the LLM labels, four outputs of a sentence: read once, not four times", label_with_four,
              without(decoding.PackedDecoder, "copy_row", lambda *_: 0)),
+            ("the LLM labels: keys and values in place, not gathered", label, without(decoding.PackedDecoder, "with_own", gathered)),
+            ("the LLM labels 64 long sentences: keys and values in place, not gathered", label_long,
+             without(decoding.PackedDecoder, "with_own", gathered)),
             ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
             ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
             ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),

@@ -40,7 +40,8 @@ def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
     (decoding.PackedDecoder, "feed", bench.each_row_padded), (teachers, "make_cursor", bench.one_by_one),
-    (decoding, "candidate_logits", bench.all_logits)], ids=["each_row_padded", "one_by_one", "all_logits"])
+    (decoding, "candidate_logits", bench.all_logits), (decoding.PackedDecoder, "with_own", bench.gathered)],
+    ids=["each_row_padded", "one_by_one", "all_logits", "gathered"])
 def test_a_causal_lm_writes_the_same_the_plain_way(fp32, task, bpe_tokenizer, where, name, plain):
     made = students.CausalStudent(tiny_llama(len(bpe_tokenizer)), bpe_tokenizer, task, torch.device("cpu"))
     with patch.object(students, "PackedDecoder", lambda *a, **k: decoding.PackedDecoder(*a, rows=5, **k)):    # so that rows wait
