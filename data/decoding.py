@@ -334,13 +334,13 @@ class PackedDecoder:
         return store[layer][:, :, :length]
 
     def by_row(self, rows):
-        """The new tokens by the rows that they stand in, in blocks (rows, places (R, width)). Of nearly all rows these are one or two, so two
-        of every row come first (one twice, where it is alone), and what else a row has follows in a block of its own."""
+        """The new tokens by the rows in which they stand, in blocks (rows, places (R, width)). Most rows have one or two, so the
+        first block holds two of every row (where there is one, the same twice), and what else a row has is a block of its own."""
         places = {}
         for place, row in enumerate(rows):
             places.setdefault(row, []).append(place)
         every = sorted(places)
-        # All rows from the first on, as there mostly are, are a slice of what is stored, and so need not be copied.
+        # Where all rows are in use, as they mostly are, a slice of what is stored will do, and nothing is copied.
         which = slice(len(every)) if every[-1] < len(every) else torch.tensor(every, device=self.row.device)
         yield which, torch.tensor([(places[row] * 2)[:2] for row in every], device=self.row.device)
         for row in every:

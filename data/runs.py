@@ -286,8 +286,8 @@ class Run:
             report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
         learnt = [stage["pseudolabel_f1"] for stage in results["stages"] if not stage["left_out"]]
         if learnt and None not in learnt and learnt[-1] < max(learnt) - 0.5:
-            report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, or more "
-                       "unlabeled sentences, may end higher")
+            report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, "
+                       "or more unlabeled sentences, may end higher")
         return report
 
 

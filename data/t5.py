@@ -161,8 +161,8 @@ class T5:
 class Memory:
     """What a decoder may attend to: the input's keys and values, computed once, and those of the tokens written so far.
 
-    `states`: the encoder's, (rows, tokens, d_model); `mask`: (rows, tokens), which of them are real; `room`: for how many tokens a row there
-    is room at first, 0 in training, where all tokens of a target come at once.
+    `states`: the encoder's, (rows, tokens, d_model); `mask`: (rows, tokens), which of them are real; `room`: for how many tokens a row
+    there is room at first, 0 in training, where all tokens of a target come at once.
     """
 
     def __init__(self, t5, states, mask, room=0):

@@ -664,7 +664,7 @@ def techniques_of_an_llm(spec, rows, task):
             students.label(llm, inputs[:64], quiet=True, samples=1)
 
     def label_long():
-        students.label(llm, [" ".join(inputs[i:i + 3]) for i in range(0, 192, 3)], quiet=True, samples=1)
+        students.label(llm, [" ".join(inputs[i:i + 5]) for i in range(0, 160, 5)], quiet=True, samples=1)
 
     def label_with_four():
         students.label(llm, inputs[:32], quiet=True, samples=4)
@@ -703,7 +703,7 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM labels, four outputs of a sentence: read once, not four times", label_with_four,
              without(decoding.PackedDecoder, "copy_row", lambda *_: 0)),
             ("the LLM labels: keys and values in place, not gathered", label, without(decoding.PackedDecoder, "with_own", gathered)),
-            ("the LLM labels 64 long sentences: keys and values in place, not gathered", label_long,
+            ("the LLM labels 32 sentences of 65 words: keys and values in place, not gathered", label_long,
              without(decoding.PackedDecoder, "with_own", gathered)),
             ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
             ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),

@@ -1,4 +1,5 @@
-"""Which of an LLM's errors come and go with the demonstrations in its prompt, and which repeat? A student averages out the first only.
+"""Which of an LLM's errors come and go with the demonstrations in its prompt, and which repeat? A student averages out the first
+best, and learns the second more often.
 
     python tests/errors.py --data data/atis --teacher gguf:FILE --unlabeled 300
 

@@ -1,3 +1,4 @@
+"""tests/variants.py: what it makes of the prompts' labels."""
 import random
 from types import SimpleNamespace
 
