@@ -296,7 +296,7 @@ class PackedDecoder:
         device = self.model.device
         self.row = torch.tensor(rows, device=device)
         self.position = torch.tensor(positions, device=device)
-        self.blocks = list(self.by_row(rows))
+        self.arrange(rows)
         self.seen_in = {}                                               # window -> mask
         with autocast(device):
             return self.model.base_model(
@@ -307,6 +307,7 @@ class PackedDecoder:
         """Attention of N packed tokens, each to the prompt and to what its own row holds so far. query: (N, heads, size), as what is
         returned; key, value: (N, key-value heads, size)."""
         length = int(self.position.max()) + 1
+        query, key = query.to(value.dtype), key.to(value.dtype)         # rotated in fp32, but multiplied in the type of `value`
         own_keys, own_values = (self.stored(store, layer, new, length) for store, new in ((self.keys, key), (self.values, value)))
         grouped = query.unflatten(1, (key.shape[1], -1))                                    # (N, kv heads, group, size)
         scores = self.with_own(grouped, own_keys.transpose(2, 3))
@@ -333,27 +334,29 @@ class PackedDecoder:
         store[layer][self.row, :, self.position] = new
         return store[layer][:, :, :length]
 
-    def by_row(self, rows):
-        """The new tokens by the rows in which they stand, in blocks (rows, places (R, width)). Most rows have one or two, so the
-        first block holds two of every row (where there is one, the same twice), and what else a row has is a block of its own."""
+    def arrange(self, rows):
+        """Put the new tokens in order by the rows in which they stand. `blocks`: of each block its rows and which tokens stand in them,
+        (R, width). Most rows have one or two, so the first block holds two of every row (where there is one, the same twice), and what else
+        a row has is a block of its own. `order`: where each token is then found, all blocks one behind the other."""
         places = {}
         for place, row in enumerate(rows):
             places.setdefault(row, []).append(place)
         every = sorted(places)
         # Where all rows are in use, as they mostly are, a slice of what is stored will do, and nothing is copied.
         which = slice(len(every)) if every[-1] < len(every) else torch.tensor(every, device=self.row.device)
-        yield which, torch.tensor([(places[row] * 2)[:2] for row in every], device=self.row.device)
-        for row in every:
-            if len(places[row]) > 2:
-                yield slice(row, row + 1), torch.tensor([places[row][2:]], device=self.row.device)
+        blocks = [(which, [(places[row] * 2)[:2] for row in every])]
+        blocks += [(slice(row, row + 1), [places[row][2:]]) for row in every if len(places[row]) > 2]
+        found = {place: n for n, place in enumerate(place for _, block in blocks for row in block for place in row)}
+        self.order = torch.tensor([found[place] for place in range(len(rows))], device=self.row.device)
+        self.blocks = [(which, torch.tensor(block, device=self.row.device)) for which, block in blocks]
 
     def with_own(self, tokens, own):
         """Each token (N, kv heads, group, …) times what its own row holds (rows, kv heads, …, …)."""
-        found = tokens.new_empty(*tokens.shape[:3], own.shape[-1])
+        products = []
         for rows, places in self.blocks:
-            part = tokens[places].transpose(1, 2).flatten(2, 3)                             # (R, kv heads, width * group, …)
-            found[places] = (part @ own[rows]).unflatten(2, (places.shape[1], -1)).transpose(1, 2)
-        return found
+            together = tokens[places].transpose(1, 2).flatten(2, 3) @ own[rows]             # (R, kv heads, width * group, …)
+            products.append(together.unflatten(2, (places.shape[1], -1)).transpose(1, 2).flatten(0, 1))
+        return torch.cat(products)[self.order]
 
     def with_prompt(self, tokens, prompt):
         """All tokens (N, kv heads, group, …) times the one prompt (kv heads, …, …): one product, where a prompt in every row would

@@ -256,6 +256,21 @@ def test_feeding_in_pieces_is_the_full_forward_without_a_cache(make, n_prompt, f
         torch.testing.assert_close(decoder.logits_of(states[-1][None])(ids)[0], logits[n][ids[0]], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [lambda: tiny_llama(96), tiny_gemma], ids=["llama", "gemma3"])
+@torch.inference_mode()
+def test_in_bf16_states_are_nearly_those_in_fp32(make, monkeypatch):
+    """Autocast leaves keys in fp32, where they are rotated, and makes products bf16."""
+    states = []
+    for fast in (False, True):
+        monkeypatch.setattr("data.decoding.fast_bf16", lambda device: fast)
+        decoder = PackedDecoder(make(), rows=3, prompt=range(3, 40))
+        decoder.feed([0] * 5 + [2] * 9, [*range(5), *range(9)], range(40, 54))
+        states.append(decoder.feed([2, 0, 0, 0, 1], [9, 5, 6, 7, 0], range(60, 65)))
+    assert decoder.keys[0].dtype == decoder.values[0].dtype == torch.bfloat16
+    assert (states[0] - states[1]).abs().max() < 0.1 * states[0].abs().max()
+    assert not torch.equal(*states)
+
+
 @torch.inference_mode()
 def test_attention_softcapping_is_applied(fp32):
     """Gemma 2's attention scores are squashed: a = tanh(a / cap) * cap."""
