@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import asdict, fields, replace
 from itertools import chain
+from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
 import torch
@@ -309,7 +310,7 @@ def main():
         replace(settings, seed=seed).check()                            # now, not after hours
     results = []
     for seed in seeds:
-        out = f"{settings.out}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out
+        out = f"{Path(settings.out)}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out
         results.append(execute(replace(settings, seed=seed, out=out)))
     if len(results) > 1:
         summary(results, list(seeds))

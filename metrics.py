@@ -29,6 +29,7 @@ whole corpus, `text_scores` tokens, a mean over sentences. Their numbers are not
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from collections import Counter
 from functools import lru_cache, partial
@@ -73,6 +74,8 @@ def _same_length(gold: list, pred: list) -> None:
 
 WORD_TAGS = frozenset("""CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP SYM TO UH
                          VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB""".split())
+OTHER_TAGS = frozenset(", . : `` '' # $ -LRB- -RRB- -NONE- HYPH AFX ADD GW NFP XX".split())          # Penn's, too, and not of words
+NOT_PENN = "words do not count whose gold tags the Penn Treebank does not have (all would in trees without tags, ( ( The cat ) sat . ))"
 
 
 def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
@@ -83,6 +86,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
     prediction is mended first; one that still cannot be read, or whose words are not the sentence's, scores 0.
 
     A gold tree is Penn, or any other where there are no tags: then punctuation is told by its characters (`is_punctuation`).
+    (Of another treebank's tags most are not among WORD_TAGS, so their words do not count: `foreign_tags`.)
     `inputs`, one sentence a string, decide which it is where both could be; without them Penn goes first.
 
     Two departures from the authors' code, which (1) compares only how many words there are, so that a changed word goes
@@ -95,10 +99,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
         _same_length(gold, inputs)
     per_sentence, complete, valid = [], 0, 0
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
-        try:
-            gold_tree = _read_gold(gold_text, None if inputs is None else split_words(inputs[number - 1]))
-        except ValueError as error:
-            raise GoldError(number, str(error)) from None
+        gold_tree = _read_gold(number, gold_text, inputs)
         if gold_tree.tags is not None:
             keep = [tag in WORD_TAGS for tag in gold_tree.tags]
         else:
@@ -118,6 +119,12 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
             "left_out": len(gold) - n, "per_sentence": per_sentence}
 
 
+def foreign_tags(gold: list[str], inputs: list[str] | None = None) -> list[str]:
+    """The tags of these gold trees that are none of Penn's, sorted: `bracket_scores` does not count their words. GoldError as there."""
+    trees = [_read_gold(number, text, inputs) for number, text in enumerate(gold, 1)]
+    return sorted({tag for tree in trees for tag in tree.tags or ()} - WORD_TAGS - OTHER_TAGS)
+
+
 @lru_cache(maxsize=65536)
 def is_punctuation(word: str) -> bool:
     """Whether a word would be tagged as punctuation, judged by its characters alone.
@@ -129,19 +136,23 @@ def is_punctuation(word: str) -> bool:
         and word not in ("%", "&")
 
 
-def _read_gold(text: str, words: list[str] | None) -> Tree:
-    if words is not None:
-        return read_tree(text, words)
+def _read_gold(number: int, text: str, inputs: list[str] | None) -> Tree:
+    # The gold tree of item `number`, over its input if there are `inputs`; GoldError where there is none.
     try:
-        tree = clean(read_penn(text))
-    except ValueError as not_penn:
+        if inputs is not None:
+            return read_tree(text, split_words(inputs[number - 1]))
         try:
-            return read_bare(text)
-        except ValueError:
-            raise not_penn from None
-    if not tree.words:
-        raise ValueError("expected a Penn tree: every word of it is a trace")
-    return tree
+            tree = clean(read_penn(text))
+        except ValueError as not_penn:
+            try:
+                return read_bare(text)
+            except ValueError:
+                raise not_penn from None
+        if not tree.words:
+            raise ValueError("expected a Penn tree: every word of it is a trace")
+        return tree
+    except ValueError as error:
+        raise GoldError(number, str(error)) from None
 
 
 def _spans(tree: Tree, keep: list[bool]) -> set[tuple[int, int]]:
@@ -449,6 +460,8 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
         result = bracket_scores(gold, pred, asked or None) if args.metric == "bracket" else METRICS[args.metric](gold, pred)
     except GoldError as error:
         raise DataError(f"{args.gold}:{error.number}: {error.problem}") from None
+    if args.metric == "bracket" and (tags := foreign_tags(gold, asked or None)):
+        print(f"{args.gold}: {NOT_PENN}: {', '.join(tags[:10])}", file=sys.stderr)
     per_sentence = result.pop("per_sentence")
     if args.json:
         if args.per_sentence:

@@ -257,7 +257,7 @@ def check_options(spec, base_url, free, votes):
     if free and kind not in ("hf", "gguf"):
         raise DataError(f"--free: expected a local LLM, hf: or gguf:, found --teacher {spec}")
     if votes > 1 and kind not in ("hf", "gguf", "openai", "tuned"):
-        raise DataError(f"--votes {votes}: expected hf:, gguf:, openai: or tuned:, whose labels differ, found --teacher {spec}")
+        raise DataError(f"--teacher {spec}: expected hf:, gguf:, openai: or tuned: where {votes} labels of a sentence are voted")
 
 
 def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):

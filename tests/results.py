@@ -8,7 +8,6 @@ show of each corpus and method the runs with most unlabeled and test sentences, 
 than `tiny`, tuned: teachers, several outputs voted and gold among the pseudolabels have columns of their own ("trees' defaults": as trees
 have them), which the figure leaves out where they have no more than three rows. More gold than 50 is that of `--method sft`.
 """
-import json
 import re
 import statistics
 import sys
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.runs import Settings  # noqa: E402
+from data.folders import finished, read_config  # noqa: E402
 from data.command import CommandLine, run_command  # noqa: E402
 from data.splits import DataError  # noqa: E402
 from student import GOLD_COPIES, SAMPLES  # noqa: E402
@@ -31,9 +31,8 @@ def read_runs(folder):
     """{a run's name without its seed: [(settings, results), …]} of the finished runs in `folder`, seeds in order."""
     groups = {}
     for file in sorted(folder.glob("*/results.json")):
-        settings = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))["settings"]
-        results = json.loads(file.read_text(encoding="utf-8"))
-        groups.setdefault(re.sub(r"-seed\d+$", "", file.parent.name), []).append((settings, results))
+        runs = groups.setdefault(re.sub(r"-seed\d+$", "", file.parent.name), [])
+        runs.append((read_config(file.parent)["settings"], finished(file.parent)))
     if not groups:
         raise DataError(f"{folder}: expected folders of finished runs, found none")
     return groups
@@ -58,9 +57,9 @@ def every_run(groups):
     return "\n".join(lines)
 
 
-def method_of(settings):
+def method_of(settings, results):
     """The short table's row for a run; None for those that it does not show."""
-    method, gold = settings["method"], settings["labeled"] or 50
+    method, gold = settings["method"], int(re.search(r"([\d,]+) labeled", results["data"])[1].replace(",", ""))
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
     plain = {name: getattr(Settings, name) for name in ("votes", "gold_epochs", "epochs", "batch_size", "lr", "free")}
@@ -76,7 +75,7 @@ def method_of(settings):
 def column_of(settings, results):
     """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way; "trees' defaults" are
     `tiny`'s. (Runs of older code that say nothing of samples, the teacher's weight and copies had one and none.)"""
-    corpus = re.match(r"Data: (.*?)(,| in )", results["data"])[1]
+    corpus = re.match(r"Data: (.*) in .+? \((?:bundled|real)", results["data"])[1]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
     outputs, weight = settings.get("samples") or 1, settings.get("teacher_weight") or 0
     relabels = settings["student"] == "tiny" and settings["method"] in ("mckd", "own") and settings["stages"] != 1
@@ -97,7 +96,7 @@ def by_corpus(groups):
     for runs in groups.values():
         settings, results = runs[0]
         corpus = column_of(settings, results)
-        method, pool = method_of(settings), [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:unlabeled|test)", results["data"])]
+        method, pool = method_of(settings, results), [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:unlabeled|test)", results["data"])]
         if method in METHODS and pool >= pools.get((corpus, method), []):
             pools[corpus, method] = pool
             found.setdefault(corpus, {})[method] = [results["test"]["f1"] for _, results in runs]
@@ -144,7 +143,8 @@ def main():
             raise DataError(f"{args.runs}: expected more than three methods on a corpus to draw, found {max(map(len, found.values()), default=0)}")
         figure(shown, args.figure)
     else:
-        print(f"{short_table(by_corpus(groups))}\n\n{every_run(groups)}")
+        found = by_corpus(groups)
+        print((short_table(found) + "\n\n" if found else "") + every_run(groups))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from data.command import run_command
 from data.splits import DataError
 from data.trees import bare_spans, clean, read_penn, write_bare
 from errors import learnt_errors, repeated_errors
-from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, is_punctuation, main, score, slot_scores,
+from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, foreign_tags, is_punctuation, main, score, slot_scores,
                      text_scores)
 
 ROOT = Path(__file__).parent.parent
@@ -393,6 +393,16 @@ def test_cli_json(files, capsys):
         {"n": 2, "f1": 50, "complete": 50, "valid": 50, "left_out": 1}
     assert [score["f1"] for score in result["per_sentence"]] == [100, None, 0]
     assert result["per_sentence"][1] == {"precision": None, "recall": None, "f1": None}
+
+
+def test_words_of_another_treebank_are_said_not_to_count(files, capsys):
+    """The paper counts words by Penn's tags: of UD's, and of most of STTS', none is a word."""
+    german, penn = "(S (NP (ART Die) (NN Katze)) (VP (VVFIN sah) (NP (ART den) (NN Hund))))", "(S (NP (DT the) (XX cat)) (HYPH -) (VBD sat))"
+    assert foreign_tags([german, penn]) == ["ART", "VVFIN"] and foreign_tags([penn, "((the cat) sat)"]) == []
+    main([*files(f"{german}\n", "((Die Katze) (sah (den Hund)))\n")])
+    assert "gold: words do not count whose gold tags the Penn Treebank does not have" in (said := capsys.readouterr().err) and "ART, VVFIN" in said
+    main([*files(f"{penn}\n", f"{penn}\n")])
+    assert not capsys.readouterr().err
 
 
 def test_cli_runs_as_a_script(files):

@@ -6,7 +6,7 @@ import pytest
 
 from data.runs import Settings
 from data.splits import DataError
-from results import by_corpus, every_run, read_runs, short_table
+from results import by_corpus, column_of, every_run, read_runs, short_table
 
 
 def finished(folder, settings, f1, label_f1s=()):
@@ -16,8 +16,8 @@ def finished(folder, settings, f1, label_f1s=()):
     (run / "config.json").write_text(json.dumps({"settings": asdict(settings)}))
     stages = [{"pseudolabel_f1": label_f1} for label_f1 in label_f1s]
     (run / "results.json").write_text(json.dumps({
-        "data": f"Data: ATIS in data/atis (real data): 50 labeled (the first of 3,000), {settings.unlabeled or 900:,} unlabeled, 893 test",
-        "teacher": {"f1": 40.0}, "stages": stages, "test": {"f1": f1, "valid": 100.0}, "seconds": 10 * f1}))
+        "data": f"Data: ATIS in data/atis (real data): {settings.labeled or 50} labeled (the first of 3,000), {settings.unlabeled or 900:,} unlabeled, 893 test",
+        "teacher": {"f1": 40.0, "valid": 100.0}, "stages": stages, "test": {"f1": f1, "valid": 100.0}, "seconds": 10 * f1}))
 
 
 def test_mean_and_deviation_of_the_largest_pool(tmp_path):
@@ -45,6 +45,19 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
     assert "| 3 stages | 62.0 ± 2.0 | – | – | – | – |" in rows and "| 4 stages | – | – | – | 71.0 | 70.0 |" in rows
     assert "| 2 stages | – | 64.0 | 66.0 | – | – |" in rows and "| 3 stages, own half | – | – | – | – | – |" in rows
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
+
+
+@pytest.mark.parametrize("file", ["config.json", "results.json"])
+def test_damaged_run_is_one_line(file, tmp_path):
+    finished(tmp_path, Settings(), 60.0)
+    (next(tmp_path.iterdir()) / file).write_text("{}")
+    with pytest.raises(DataError, match=file):
+        read_runs(tmp_path)
+
+
+def test_corpus_is_the_name_in_the_headline():
+    for name in ("ATIS", "Wiki in German", "Penn Treebank, Wall Street Journal"):
+        assert column_of(asdict(Settings(samples=1)), {"data": f"Data: {name} in my folder/x (real data): 50 labeled"}) == name
 
 
 def test_no_runs_is_one_line(tmp_path):

@@ -343,7 +343,7 @@ def test_votes_are_over_demonstrations_that_differ_and_each_member_has_a_cache(t
             bare_spans(read_tree(TREE.vote(inputs[i], given), inputs[i].split())))
     one = make_teacher(f"hf:{causal_folder}", TREE, data)
     assert cache_file(one).exists() and made.key != one.key         # the first member is the teacher without votes
-    with pytest.raises(DataError, match="--votes 3: expected hf:"):
+    with pytest.raises(DataError, match="noisy:0.1: expected hf:.*where 3 labels"):
         make_teacher("noisy:0.1", TREE, data, votes=3)
 
 

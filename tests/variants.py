@@ -181,6 +181,8 @@ def main():
         raise DataError(f"--seeds: expected at least 1, found {args.seeds}")
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
+    if task.kind == "text":
+        raise DataError(f"{args.data}: expected trees or slots, found text")
     task.learn(data.labeled)
     print(data.headline())
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
