@@ -74,8 +74,10 @@ def _same_length(gold: list, pred: list) -> None:
 
 WORD_TAGS = frozenset("""CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP SYM TO UH
                          VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB""".split())
-OTHER_TAGS = frozenset(", . : `` '' # $ -LRB- -RRB- -NONE- HYPH AFX ADD GW NFP XX".split())          # Penn's, too, and not of words
-NOT_PENN = "words do not count whose gold tags the Penn Treebank does not have (all would in trees without tags, ( ( The cat ) sat . ))"
+OTHER_TAGS = frozenset(""", . : `` '' # $ -LRB- -RRB- -LSB- -RSB- -LCB- -RCB- -NONE- -DFL- HYPH AFX ADD BES CODE GW HVS NFP
+                          XX""".split())                   # of Penn-style treebanks, too; the paper's list of words has none of them
+NOT_PENN = ("words whose gold tags are not the Penn Treebank's do not count (in bare trees, ( ( The cat ) sat . ), which have neither "
+            "labels nor tags, they all would)")
 
 
 def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
@@ -121,7 +123,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
 
 def foreign_tags(gold: list[str], inputs: list[str] | None = None) -> list[str]:
     """The tags of these gold trees that are none of Penn's, sorted: `bracket_scores` does not count their words. GoldError as there."""
-    trees = [_read_gold(number, text, inputs) for number, text in enumerate(gold, 1)]
+    trees = (_read_gold(number, text, inputs) for number, text in enumerate(gold, 1))
     return sorted({tag for tree in trees for tag in tree.tags or ()} - WORD_TAGS - OTHER_TAGS)
 
 

@@ -284,9 +284,9 @@ class Run:
         if self.task.kind == "text" and results["stages"] and self.data.test:
             exact = results["stages"][-1]["students"][-1]["complete"]
             report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
-        golds, inputs = [self.task.gold(x) for x in self.data.test], [x.input for x in self.data.test]
-        if self.task.kind == "tree" and (tags := self.metrics.foreign_tags(golds, inputs)):
-            report += f"\n\nOf the test split {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"
+        if self.task.kind == "tree":
+            if tags := self.metrics.foreign_tags([self.task.gold(x) for x in self.data.test], [x.input for x in self.data.test]):
+                report += f"\n\nIn the test split, {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"
         learnt = [stage["pseudolabel_f1"] for stage in results["stages"]]       # those of a pair that is left out no student has learnt
         if learnt and None not in learnt and learnt[-1] < max(learnt) - 0.5:
             report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, "

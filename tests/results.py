@@ -32,7 +32,13 @@ def read_runs(folder):
     groups = {}
     for file in sorted(folder.glob("*/results.json")):
         runs = groups.setdefault(re.sub(r"-seed\d+$", "", file.parent.name), [])
-        runs.append((read_config(file.parent)["settings"], finished(file.parent)))
+        settings, results = read_config(file.parent)["settings"], finished(file.parent)
+        try:
+            column_of(settings, results), method_of(settings, results), [stage["pseudolabel_f1"] for stage in results["stages"]]
+            results["test"]["f1"], results["test"]["valid"], results["seconds"]
+        except (AttributeError, LookupError, TypeError) as error:
+            raise DataError(f"{file.parent}: expected config.json and results.json of a finished run ({error!r})") from None
+        runs.append((settings, results))
     if not groups:
         raise DataError(f"{folder}: expected folders of finished runs, found none")
     return groups
@@ -59,13 +65,15 @@ def every_run(groups):
 
 def method_of(settings, results):
     """The short table's row for a run; None for those that it does not show."""
-    method, gold = settings["method"], int(re.search(r"([\d,]+) labeled", results["data"])[1].replace(",", ""))
+    method, gold = settings["method"], settings["labeled"]
     if method == "teacher":
         return "the LLM, decoding freely" if settings["free"] else None
     plain = {name: getattr(Settings, name) for name in ("votes", "gold_epochs", "epochs", "batch_size", "lr", "free")}
-    taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold == 50
+    taught = settings["teacher"].split(":")[0] in ("auto", "tuned") and gold in (None, 50)
     if any(settings.get(name, value) != value for name, value in plain.items()) or method != "sft" and not taught:
         return None
+    if method == "sft" and gold is None:                                        # 50, or all of a folder that has fewer
+        return f"{re.search(r'([0-9,]+) labeled', results['data'])[1]} gold examples"
     if method == "sft":
         return f"{gold:,} gold examples" if gold in (50, 100, 200, 500, 1000) else "as much gold as the pool"
     stages = "1 stage (vanilla KD)" if settings["stages"] == 1 else f"{settings['stages']} stages"
@@ -75,7 +83,7 @@ def method_of(settings, results):
 def column_of(settings, results):
     """The short table's column for a run: its corpus, and what of its students and teacher is not the plain way; "trees' defaults" are
     `tiny`'s. (Runs of older code that say nothing of samples, the teacher's weight and copies had one and none.)"""
-    corpus = re.match(r"Data: (.*) in .+? \((?:bundled|real)", results["data"])[1]
+    corpus = results["data"].removeprefix("Data: ").split(f" in {Path(settings['data'])}")[0]
     unusual = [Path(settings["student"].removeprefix("gguf:")).name] * (settings["student"] != "tiny") + ["tuned"] * settings["teacher"].startswith("tuned:")
     outputs, weight = settings.get("samples") or 1, settings.get("teacher_weight") or 0
     relabels = settings["student"] == "tiny" and settings["method"] in ("mckd", "own") and settings["stages"] != 1

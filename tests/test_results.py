@@ -6,7 +6,7 @@ import pytest
 
 from data.runs import Settings
 from data.splits import DataError
-from results import by_corpus, column_of, every_run, read_runs, short_table
+from results import by_corpus, column_of, every_run, method_of, read_runs, short_table
 
 
 def finished(folder, settings, f1, label_f1s=()):
@@ -21,7 +21,7 @@ def finished(folder, settings, f1, label_f1s=()):
 
 
 def test_mean_and_deviation_of_the_largest_pool(tmp_path):
-    plain = Settings(unlabeled=1500, samples=1, gold_copies=0)
+    plain = Settings(data="data/atis", unlabeled=1500, samples=1, gold_copies=0)
     for seed, f1 in enumerate([60.0, 62.0, 64.0]):
         finished(tmp_path, replace(plain, seed=seed), f1, [50.0, f1 - 10])
     finished(tmp_path, replace(plain, unlabeled=500), 10.0)
@@ -47,17 +47,23 @@ def test_mean_and_deviation_of_the_largest_pool(tmp_path):
     assert "| `mckd3-1500-None` | 3 | 50.0, 52.0 ± 2.0 | 62.0 ± 2.0 | 100.0 | 620 |" in every_run(groups).split("\n")
 
 
-@pytest.mark.parametrize("file", ["config.json", "results.json"])
-def test_damaged_run_is_one_line(file, tmp_path):
-    finished(tmp_path, Settings(), 60.0)
-    (next(tmp_path.iterdir()) / file).write_text("{}")
+@pytest.mark.parametrize("file, content", [
+    ("config.json", "{}"), ("config.json", '{"settings": {"method": "teacher"}}'), ("results.json", "{}"), ("results.json", '{"a":'),
+    ("results.json", '{"teacher": {"f1": 1, "valid": 1}}'), ("results.json", '{"teacher": {"f1": 1, "valid": 1}, "data": "x"}')])
+def test_damaged_run_is_one_line(file, content, tmp_path):
+    finished(tmp_path, Settings(method="sft", data="data/atis"), 60.0)
+    (next(tmp_path.iterdir()) / file).write_text(content)
     with pytest.raises(DataError, match=file):
         read_runs(tmp_path)
 
 
 def test_corpus_is_the_name_in_the_headline():
+    settings = asdict(Settings(data="in use/my data", samples=1))
     for name in ("ATIS", "Wiki in German", "Penn Treebank, Wall Street Journal"):
-        assert column_of(asdict(Settings(samples=1)), {"data": f"Data: {name} in my folder/x (real data): 50 labeled"}) == name
+        for folder in ("in use/my data", "in use/my data/real"):
+            assert column_of(settings, {"data": f"Data: {name} in {folder} (real data): 30 labeled"}) == name
+    sft = {**settings, "method": "sft"}
+    assert method_of(settings, {"data": "30 labeled"}) == "3 stages" and method_of(sft, {"data": "30 labeled"}) == "30 gold examples"
 
 
 def test_no_runs_is_one_line(tmp_path):
