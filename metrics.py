@@ -59,9 +59,17 @@ def _prf(matched: int, n_gold: int, n_pred: int) -> dict:
             "f1": _percent(2 * matched, n_gold + n_pred)}
 
 
-def _mean(scores: list[dict]) -> dict:
-    return {key: sum(score[key] for score in scores) / len(scores) if scores else 0.0
-            for key in ("precision", "recall", "f1")}
+def _summary(counts: list[tuple | None], mean: bool) -> dict:
+    # The score of counts (matched, in gold, predicted, whether right in full, whether valid), one a sentence, None for one that is left
+    # out: the mean over sentences, or of all counts together.
+    scored = [each for each in counts if each]
+    per_sentence = [each and _prf(*each[:3]) for each in counts]
+    sums = [sum(each) for each in zip(*scored)] or [0] * 5
+    found = _prf(*sums[:3])
+    if mean:
+        found = {key: sum(each[key] for each in per_sentence if each) / max(1, len(scored)) for key in found}
+    return {"n": len(scored), **found, "complete": _percent(sums[3], len(scored)), "valid": _percent(sums[4], len(scored)),
+            "per_sentence": per_sentence}
 
 
 def _same_length(gold: list, pred: list) -> None:
@@ -99,7 +107,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
     _same_length(gold, pred)
     if inputs is not None:
         _same_length(gold, inputs)
-    per_sentence, complete, valid = [], 0, 0
+    counts = []
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         gold_tree = _read_gold(number, gold_text, inputs)
         if gold_tree.tags is not None:
@@ -108,17 +116,10 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
             keep = [not is_punctuation(word) for word in gold_tree.words]
         gold_spans = _spans(gold_tree, keep)
         pred_spans = _predicted_spans(pred_text, gold_tree.words, keep)
-        if not gold_spans:
-            per_sentence.append(None)
-            continue
-        valid += pred_spans is not None
-        complete += pred_spans == gold_spans
-        pred_spans = pred_spans or set()
-        per_sentence.append(_prf(len(gold_spans & pred_spans), len(gold_spans), len(pred_spans)))
-    scored = [score for score in per_sentence if score is not None]
-    n = len(scored)
-    return {"n": n, **_mean(scored), "complete": _percent(complete, n), "valid": _percent(valid, n),
-            "left_out": len(gold) - n, "per_sentence": per_sentence}
+        valid, pred_spans = pred_spans is not None, pred_spans or set()
+        counts.append((len(gold_spans & pred_spans), len(gold_spans), len(pred_spans), pred_spans == gold_spans, valid)
+                      if gold_spans else None)
+    return {**_summary(counts, mean=True), "left_out": counts.count(None)}
 
 
 def foreign_tags(gold: list[str], inputs: list[str] | None = None) -> list[str]:
@@ -197,8 +198,7 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
     Raises GoldError for gold that is not a Penn tree.
     """
     _same_length(gold, pred)
-    matched = n_gold = n_pred = complete = 0
-    per_sentence = []
+    counts = []
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         try:
             gold_tree = read_penn(gold_text)
@@ -207,16 +207,12 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
         gold_words, gold_brackets = _evalb_view(gold_tree)
         pred_brackets = _evalb_prediction(pred_text, gold_tree, gold_words)
         if pred_brackets is None:
-            per_sentence.append(None)
+            counts.append(None)
             continue
-        common = sum((gold_brackets & pred_brackets).values())
-        in_gold, in_pred = sum(gold_brackets.values()), sum(pred_brackets.values())
-        matched, n_gold, n_pred = matched + common, n_gold + in_gold, n_pred + in_pred
-        complete += common == in_gold == in_pred
-        per_sentence.append(_prf(common, in_gold, in_pred))
-    n = sum(score is not None for score in per_sentence)
-    return {"n": n, **_prf(matched, n_gold, n_pred), "complete": _percent(complete, n), "valid": _percent(n, len(gold)),
-            "left_out": len(gold) - n, "per_sentence": per_sentence}
+        matched = (gold_brackets & pred_brackets).total()
+        counts.append((matched, gold_brackets.total(), pred_brackets.total(), gold_brackets == pred_brackets, True))
+    found = _summary(counts, mean=False)
+    return {**found, "valid": _percent(found["n"], len(gold)), "left_out": counts.count(None)}
 
 
 def _evalb_view(tree: Tree) -> tuple[list[str], Counter]:
@@ -284,8 +280,7 @@ def slot_scores(gold: list[str], pred: list[str]) -> dict:
     Raises GoldError for gold that is not made of tags `O`, `B-label`, `I-label`.
     """
     _same_length(gold, pred)
-    matched = n_gold = n_pred = complete = valid = 0
-    per_sentence = []
+    counts = []
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         gold_tags = split_words(gold_text)
         for position, tag in enumerate(gold_tags, 1):
@@ -294,15 +289,10 @@ def slot_scores(gold: list[str], pred: list[str]) -> dict:
         if not gold_tags:
             raise GoldError(number, "expected BIO tags (O, B-label, I-label): there are none")
         pred_tags = _predicted_tags(pred_text, len(gold_tags))
-        valid += pred_tags is not None
+        valid = pred_tags is not None
         gold_chunks, pred_chunks = chunks(gold_tags), chunks(pred_tags or [])
-        complete += pred_tags is not None and pred_chunks == gold_chunks
-        common = len(gold_chunks & pred_chunks)
-        matched, n_gold, n_pred = matched + common, n_gold + len(gold_chunks), n_pred + len(pred_chunks)
-        per_sentence.append(_prf(common, len(gold_chunks), len(pred_chunks)))
-    n = len(gold)
-    return {"n": n, **_prf(matched, n_gold, n_pred), "complete": _percent(complete, n), "valid": _percent(valid, n),
-            "per_sentence": per_sentence}
+        counts.append((len(gold_chunks & pred_chunks), len(gold_chunks), len(pred_chunks), valid and pred_chunks == gold_chunks, valid))
+    return _summary(counts, mean=False)
 
 
 def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
@@ -337,19 +327,13 @@ def text_scores(gold: list[str], pred: list[str]) -> dict:
     full. A prediction is valid if it is not empty.
     """
     _same_length(gold, pred)
-    per_sentence, complete, valid = [], 0, 0
+    counts = []
     for gold_text, pred_text in zip(gold, pred):
         gold_tokens, pred_tokens = split_words(gold_text), split_words(pred_text)
-        complete += gold_tokens == pred_tokens
-        valid += bool(pred_tokens)
-        if gold_tokens or pred_tokens:
-            common = sum((Counter(gold_tokens) & Counter(pred_tokens)).values())
-            per_sentence.append(_prf(common, len(gold_tokens), len(pred_tokens)))
-        else:
-            per_sentence.append({"precision": 100.0, "recall": 100.0, "f1": 100.0})
-    n = len(gold)
-    return {"n": n, **_mean(per_sentence), "complete": _percent(complete, n), "valid": _percent(valid, n),
-            "per_sentence": per_sentence}
+        in_both = (Counter(gold_tokens) & Counter(pred_tokens)).total()
+        found = (in_both, len(gold_tokens), len(pred_tokens)) if gold_tokens or pred_tokens else (1, 1, 1)
+        counts.append((*found, gold_tokens == pred_tokens, bool(pred_tokens)))
+    return _summary(counts, mean=True)
 
 
 # ----------------------------------------------------------------------------------------------------

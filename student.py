@@ -27,9 +27,10 @@ from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tok
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.command import CommandLine, run_command
-from data.decoding import (AnyDecoder, PackedDecoder, PieceEncoder, autocast, choose, context_length, fast_dtype,
-                           make_cursor, those_that_fit)
-from data.models import first_line, identified, load_causal_lm, load_config, load_encoder_decoder
+from data.decoding import AnyDecoder, PieceEncoder, choose, make_cursor, those_that_fit
+from data.models import (autocast, context_length, fast_dtype, first_line, identified, load_causal_lm, load_config,
+                         load_encoder_decoder)
+from data.packed import PackedDecoder
 from data.splits import DataError, Label, read_sentences, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
@@ -150,8 +151,8 @@ def tiny_t5(vocabulary_size):
 
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
     """Teach `student` the Examples, as the Recipe says; returns it, ready to label. The same `seed` gives the same order and
-    dropout. `on_epoch` gets a dict after each epoch: epoch, steps, loss (mean cross-entropy in nats), seconds; the student is
-    then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there are no examples, one is
+    dropout. `on_epoch` gets a dict after each epoch: epoch, steps, loss (the mean over batches of their mean cross-entropy, in nats),
+    seconds; the student is then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there are no examples, one is
     no answer about its input, or the loss is no number any more."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
@@ -292,7 +293,7 @@ class Seq2SeqStudent:
         times as fast as 8.) `chances`: every input's, as in Cursor."""
         lengths = [len(self.encode_input(input)) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: -lengths[i])
-        order, too_long = those_that_fit(order, inputs, lengths, self.task, self.encode, self.limit)
+        order, too_long = those_that_fit(order, inputs, lengths, self.task, self.encode, self.limit, apart=True)
         yield from too_long
         if self.t5:
             self.t5.prepare(fast_dtype(self.device))
@@ -346,14 +347,13 @@ class CausalStudent:
         stands, and only of these few thousand tokens of 262,144: three times as fast a step."""
         rows = [source + target for source, target in batch]
         self.model.set_attn_implementation("sdpa")              # PackedDecoder has left its own
-        with autocast(self.device):
-            hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
         # The state that predicts a target token is the one before it.
         where = [(n, len(source) - 1 + t) for n, (source, target) in enumerate(batch) for t in range(len(target))]
         row, position = torch.tensor(where, device=self.device).T
         known = torch.tensor(sorted(self.vocabulary), device=self.device)
         targets = torch.searchsorted(known, torch.tensor([t for _, target in batch for t in target], device=self.device))
         with autocast(self.device):
+            hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
             logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
         return cross_entropy(logits.float(), targets)
 

@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from data.api import ChatServer, check_address
 from data.command import GOES_ON, CommandLine, run_command
-from data.decoding import PackedDecoder, PieceEncoder, context_length, converted_once, make_cursor, those_that_fit
+from data.decoding import PieceEncoder, make_cursor, those_that_fit
 from data.folders import one_at_a_time
-from data.models import identified, load_causal_lm
+from data.models import context_length, converted_once, identified, load_causal_lm
 from data.noise import noisy
+from data.packed import PackedDecoder
 from data.splits import SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import split_words

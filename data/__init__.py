@@ -4,10 +4,11 @@
     trees.py     Penn, labelled and bare trees: reading, cleaning, writing, drawing, spans
     tasks.py     tree, slots, text: what a target sequence looks like, how it is checked and repaired
     noise.py     gold with errors made to measure, for teaching
-    models.py    pretrained models, loaded
+    models.py    pretrained models, loaded; the type in which a device computes fastest
     api.py       a chat model behind an OpenAI-compatible server
     decoding.py  decoding under the task's constraint, so that every output is a well-formed answer about its own input
     t5.py        T5 in few and large operations, for the small students
+    packed.py    a causal LM, many sequences at a time
     batches.py   token arrays and batches
     parallel.py  two students at a time, each in a process of its own
     command.py   what all command lines share: errors in one line, exit codes

@@ -28,7 +28,7 @@ import tokenizers
 import torch
 import transformers
 
-from data.decoding import fast_dtype
+from data.models import fast_dtype
 from data.splits import DataError, parse_object, read_labels, write_atomically
 
 # Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
@@ -145,11 +145,12 @@ def adopt_student(folder, stage, name, inputs):
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
         try:
-            same = about(other) == about(folder) and filecmp.cmp(other / learnt, folder / learnt, shallow=False)
-            events = [event for event in logged(other) if event.get("student") == name] if same else None
+            same = about(other) == about(folder) and filecmp.cmp(other / learnt, folder / learnt, shallow=False) \
+                and None not in read_labels(labels, inputs).values()
+            events = [event for event in logged(other) if event.get("student") == name] if same else []
         except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
-        if events is not None and None not in read_labels(labels, inputs).values():
+        if same:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
             for event in events:
                 log_event(folder, event)

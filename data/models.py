@@ -1,9 +1,11 @@
-"""Loading pretrained models: from the hub, a folder or a GGUF file; safetensors or GGUF, never pickled, no code of others."""
+"""Pretrained models, loaded from the hub, a folder or a GGUF file (safetensors or GGUF, never pickled, no code of others), and the type in
+which a device computes fastest."""
 import hashlib
 import logging
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -136,6 +138,49 @@ def converted_gguf(file):
             raise DataError(f"{own}: the model cannot be written: {first_line(error)}") from None
         try:
             os.rename(own, kept)
-        except OSError:                                                 # it was faster
+        except OSError as error:                                        # it was faster
             shutil.rmtree(own)
+            if not (kept / "config.json").is_file():
+                raise DataError(f"{kept}: expected a converted model there ({error.strerror}); delete it") from None
     return kept
+
+
+def context_length(model):
+    """How many tokens the model takes. Where its config names no limit, memory sets one to an encoder-decoder such as T5: its
+    attention takes the square of a sentence's length. A causal LM then has practically none."""
+    return getattr(model.config, "max_position_embeddings", None) or (2048 if model.config.is_encoder_decoder else 10 ** 9)
+
+
+def fast_bf16(device):
+    """Whether bf16 is faster than fp32 here: on GPUs that have it, on CPUs with AMX, and on AMD's with AVX512-BF16. Intel's without
+    AMX have those instructions too, but slower than fp32's; elsewhere bf16 is emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return has.get("amx_bf16", False) or (has.get("avx512_bf16", False) and not has["cpu_name"].startswith("Intel"))
+
+
+def fast_dtype(device):
+    """The type in which this device multiplies matrices fastest."""
+    return torch.bfloat16 if fast_bf16(device) else torch.float32
+
+
+def autocast(device):
+    """Matrix products in `fast_dtype`; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
+
+
+@contextmanager
+def converted_once(model):
+    """Inside, the weights of the linear layers are in `fast_dtype`: autocast would convert them, all of them, at every step,
+    to the same numbers: the LLM labels 1.2 times as fast. Afterwards the model is what it was."""
+    output = model.get_output_embeddings()                              # of which only a few rows are read
+    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not output]
+    kept = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(fast_dtype(model.device))
+        yield
+    finally:
+        for weight, data in zip(weights, kept):
+            weight.data = data

@@ -28,7 +28,7 @@ def _noisy_tree(task, input, gold, rate, chance):
 def _noisy_slots(task, input, gold, rate, chance):
     tags = task.mended(task.read_tags(input, gold)).split(" ")
     names = sorted({tag[2:] for tag in task.tags if tag != "O"})
-    for begin in [i for i, tag in enumerate(tags) if tag != "O" and not tag.startswith("I-")]:
+    for begin in [i for i, tag in enumerate(tags) if tag.startswith("B-")]:
         end = begin + 1
         while end < len(tags) and tags[end] == f"I-{tags[begin][2:]}":
             end += 1

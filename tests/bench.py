@@ -40,7 +40,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import mckd
 import student as students
 import teacher as teachers
-from data import decoding, parallel, t5
+from data import decoding, models, packed, parallel, t5
 from data.batches import TokenArrays, length_bucketed_batches, padded
 from data.grammar import sample
 from data.models import load_causal_lm
@@ -89,7 +89,7 @@ def at_the_same_time(*works):
 
 def fp32():
     """Without bf16, so that outputs can be compared to the letter."""
-    return patch.object(decoding, "fast_bf16", lambda device: False)
+    return patch.object(models, "fast_bf16", lambda device: False)
 
 
 @contextmanager
@@ -408,7 +408,7 @@ def bench_teacher(args):
     prompt = [tokenizer.bos_token_id] + tokenizer(made.prompt, add_special_tokens=False).input_ids
 
     def ours():
-        made.decoder = decoding.PackedDecoder(made.model, prompt=prompt)        # computes the prompt's keys and values anew
+        made.decoder = packed.PackedDecoder(made.model, prompt=prompt)        # computes the prompt's keys and values anew
         found = dict(made.label(inputs))
         outputs["ours"] = [found[i].output for i in range(len(inputs))]
 
@@ -468,7 +468,7 @@ def one_by_one(*args):
     return OneByOne(decoding.make_cursor(*args))
 
 
-def each_row_padded(self, rows, positions, tokens, feed=decoding.PackedDecoder.feed):
+def each_row_padded(self, rows, positions, tokens, feed=packed.PackedDecoder.feed):
     """Prompts in one batch, what goes on in another, and in each every row gets as many tokens as the longest has. The added ones
     stand behind a row's own, where what comes next replaces them."""
     rows, positions = list(rows), list(positions)
@@ -583,8 +583,8 @@ def bench_techniques(args):
 
 def bf16_or_not():
     """(title, what switches it off)"""
-    fast = decoding.fast_bf16(CPU)
-    return "bf16, not fp32" if fast else "fp32, not bf16", without(decoding, "fast_bf16", lambda device: not fast)
+    fast = models.fast_bf16(CPU)
+    return "bf16, not fp32" if fast else "fp32, not bf16", without(models, "fast_bf16", lambda device: not fast)
 
 
 def techniques_of_tiny(rows, task):
@@ -660,7 +660,7 @@ def techniques_of_an_llm(spec, rows, task):
     at_once = {"rows": 64}
 
     def label(rows=None):
-        with patch.object(students, "PackedDecoder", partial(decoding.PackedDecoder, rows=rows or at_once["rows"])):
+        with patch.object(students, "PackedDecoder", partial(packed.PackedDecoder, rows=rows or at_once["rows"])):
             students.label(llm, inputs[:64], quiet=True, samples=1)
 
     def label_long():
@@ -670,7 +670,7 @@ def techniques_of_an_llm(spec, rows, task):
         students.label(llm, inputs[:32], quiet=True, samples=4)
 
     def loss_over_all_tokens(batch):
-        with decoding.autocast(llm.device):
+        with models.autocast(llm.device):
             return llm.model(**causal_batch(whole_sequences(batch)), use_cache=False).loss
 
     @contextmanager
@@ -682,7 +682,7 @@ def techniques_of_an_llm(spec, rows, task):
     prompt = llm.begin + llm.tokenizer(teachers.few_shot_prompt(task, rows[:teachers.DEMONSTRATIONS[task.kind]]), add_special_tokens=False).input_ids
 
     def read_prompt():
-        return decoding.PackedDecoder(llm.model, prompt=prompt)
+        return packed.PackedDecoder(llm.model, prompt=prompt)
 
     @contextmanager
     def seven_more_readings():
@@ -698,15 +698,15 @@ def techniques_of_an_llm(spec, rows, task):
             ("the LLM trains: AdamW in one fused operation", train, without(torch.optim, "AdamW", plain_adamw)),
             (f"the LLM trains: {bf16}", train, otherwise),
             ("the LLM labels: 64 sentences at a time, not 8", label, partial(patch.dict, at_once, rows=8)),
-            ("the LLM labels: packed, not padded", label, without(decoding.PackedDecoder, "feed", each_row_padded)),
+            ("the LLM labels: packed, not padded", label, without(packed.PackedDecoder, "feed", each_row_padded)),
             ("the LLM labels, 16 sentences at a time: a finished one makes room", partial(label, 16), without(teachers, "PREPARED", 16)),
             ("the LLM labels, four outputs of a sentence: read once, not four times", label_with_four,
-             without(decoding.PackedDecoder, "copy_row", lambda *_: 0)),
-            ("the LLM labels: keys and values in place, not gathered", label, without(decoding.PackedDecoder, "with_own", gathered)),
+             without(packed.PackedDecoder, "copy_row", lambda *_: 0)),
+            ("the LLM labels: keys and values in place, not gathered", label, without(packed.PackedDecoder, "with_own", gathered)),
             ("the LLM labels 32 sentences of 65 words: keys and values in place, not gathered", label_long,
-             without(decoding.PackedDecoder, "with_own", gathered)),
+             without(packed.PackedDecoder, "with_own", gathered)),
             ("the LLM labels: forced tokens at once", label, without(teachers, "make_cursor", one_by_one)),
-            ("the LLM labels: only the candidates' logits", label, without(decoding, "candidate_logits", all_logits)),
+            ("the LLM labels: only the candidates' logits", label, without(packed, "candidate_logits", all_logits)),
             ("the LLM labels: weights converted once", label, without(teachers, "converted_once", lambda model: nullcontext())),
             (f"the LLM labels: {bf16}", label, otherwise),
             (f"the prompted LLM labels 8 sentences: its prompt of {len(prompt):,} tokens read once, not for each", label_prompted, seven_more_readings)]

@@ -30,8 +30,8 @@ def own_environment(monkeypatch, tmp_path):
 @pytest.fixture
 def fp32(monkeypatch):
     """bf16 rounds differently from machine to machine and from batch to batch: exact comparisons need fp32."""
-    from data import decoding
-    monkeypatch.setattr(decoding, "fast_bf16", lambda device: False)
+    from data import models
+    monkeypatch.setattr(models, "fast_bf16", lambda device: False)
 
 
 def random_tree(chance, n_words):

@@ -28,7 +28,7 @@ METHODS = [*COLOURS, "3 stages, own half", "1,000 gold examples", "as much gold 
 
 
 def read_runs(folder):
-    """{a run's name without its seed: [(settings, results), …]} of the finished runs in `folder`, seeds in order."""
+    """{a run's name without its seed: [(settings, results), …]} of the finished runs in `folder`."""
     groups = {}
     for file in sorted(folder.glob("*/results.json")):
         runs = groups.setdefault(re.sub(r"-seed\d+$", "", file.parent.name), [])

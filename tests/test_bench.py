@@ -12,7 +12,7 @@ import bench
 import student as students
 import teacher as teachers
 from conftest import ROOT, random_sentence, tiny_llama
-from data import decoding, t5
+from data import packed, t5
 from data.batches import padded
 from data.splits import Example
 from data.tasks import make_task
@@ -39,12 +39,12 @@ def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
-    (decoding.PackedDecoder, "feed", bench.each_row_padded), (teachers, "make_cursor", bench.one_by_one),
-    (decoding, "candidate_logits", bench.all_logits), (decoding.PackedDecoder, "with_own", bench.gathered)],
+    (packed.PackedDecoder, "feed", bench.each_row_padded), (teachers, "make_cursor", bench.one_by_one),
+    (packed, "candidate_logits", bench.all_logits), (packed.PackedDecoder, "with_own", bench.gathered)],
     ids=["each_row_padded", "one_by_one", "all_logits", "gathered"])
 def test_a_causal_lm_writes_the_same_the_plain_way(fp32, task, bpe_tokenizer, where, name, plain):
     made = students.CausalStudent(tiny_llama(len(bpe_tokenizer)), bpe_tokenizer, task, torch.device("cpu"))
-    with patch.object(students, "PackedDecoder", lambda *a, **k: decoding.PackedDecoder(*a, rows=5, **k)):    # so that rows wait
+    with patch.object(students, "PackedDecoder", lambda *a, **k: packed.PackedDecoder(*a, rows=5, **k)):    # so that rows wait
         fast = outputs(made)
         with patch.object(where, name, plain):
             assert outputs(made) == fast

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from conftest import decode, random_sentence, random_tree, tiny_llama
-from data.decoding import Cursor, FreeCursor, PackedDecoder, PieceEncoder, choose, make_cursor
+from data.decoding import Cursor, FreeCursor, PieceEncoder, choose, make_cursor
+from data.packed import PackedDecoder
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 
@@ -262,7 +263,7 @@ def test_in_bf16_states_are_nearly_those_in_fp32(make, monkeypatch):
     """Autocast leaves keys in fp32, where they are rotated, and makes products bf16."""
     states = []
     for fast in (False, True):
-        monkeypatch.setattr("data.decoding.fast_bf16", lambda device: fast)
+        monkeypatch.setattr("data.models.fast_bf16", lambda device: fast)
         decoder = PackedDecoder(make(), rows=3, prompt=range(3, 40))
         decoder.feed([0] * 5 + [2] * 9, [*range(5), *range(9)], range(40, 54))
         states.append(decoder.feed([2, 0, 0, 0, 1], [9, 5, 6, 7, 0], range(60, 65)))
