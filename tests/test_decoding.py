@@ -138,8 +138,9 @@ def test_a_word_that_the_tokenizer_begins_like_a_bracket(words):
         while not cursor.done:
             assert cursor.queue
             cursor.queue.clear()
-            cursor.choose(chance.choice(cursor.options()), 0.0)
+            cursor.choose(chance.choice(cursor.options()), -1.0)        # counted once, also where a token is the start of two pieces
         TREE.check(sentence, cursor.result()[0])
+        assert cursor.result()[1] in (-1.0, 0.0)
 
 
 def test_free_cursor_ends_at_an_end_or_at_the_limit():
@@ -159,6 +160,11 @@ def test_free_cursor_ends_at_an_end_or_at_the_limit():
     cursor.choose(a, 0.0)
     cursor.choose(a, 0.0)
     assert cursor.done and cursor.result()[0] == "aa aa"
+
+    cursor = FreeCursor(tokenizer, end=[c], limit=2, vocabulary=[a, b, c])
+    cursor.choose(a, -1.0)
+    cursor.choose(a, -2.0)                                              # the limit ended it: no end was chosen
+    assert cursor.result() == ("aa aa", -1.5)
 
 
 def test_make_cursor_is_free_with_a_vocabulary_and_bound_without():

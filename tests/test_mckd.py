@@ -756,6 +756,18 @@ def test_student_that_has_lost_a_label_or_learnt_others_is_not_adopted(file, cha
     assert len(students) == trained
 
 
+def test_students_of_a_damaged_run_beside_are_not_adopted(here, monkeypatch):
+    make_folder(here / "data")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1"]
+    Spy(monkeypatch)
+    run(monkeypatch, *arguments, "--stages", 2)
+    file, = (here / "runs").glob("*/students/stage1_A.jsonl")
+    file.write_bytes(file.read_bytes()[:30])                            # cut off within a line
+    students = Spy(monkeypatch).students
+    run(monkeypatch, *arguments, "--stages", 3)
+    assert len(students) == 4                                           # stage1_B alone is taken
+
+
 @pytest.mark.parametrize("changed", ["versions", "device", "threads", "precision"])
 def test_other_library_or_number_of_threads_is_said(here, monkeypatch, capsys, changed):
     make_folder(here / "data")

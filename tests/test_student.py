@@ -568,8 +568,10 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     found = label(made, [INPUTS[3], long], quiet=True)
     assert found[1].output == f"( {long} )" and found[0].score is not None
     TREE.check(*found[0][:2])
-    brackets = " ".join(["("] * 12)                                     # a token each, but four in an output: -LRB-
+    brackets = " ".join(["("] * 14)                                     # a token each, but four in an output: -LRB-
     assert label(made, [brackets], quiet=True)[0][1:] == (TREE.fallback(brackets), None)
+    fits = " ".join(["("] * 12)                                         # input and output have 80 positions each
+    assert label(made, [fits], quiet=True)[0].score is not None
     capsys.readouterr()
     task = make_task({"task": "slots", "instruction": "", "tags": ["O", "B-depart_time.time_relative_to_now"]})     # a tag is many tokens
     found = label(make_student(str(tmp_path), task, []), ["the", " ".join(["the"] * 12)], quiet=True)

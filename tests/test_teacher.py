@@ -450,6 +450,26 @@ def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, pr
     assert ("pip install gguf" in str(error.value)) == isinstance(problem, ImportError) and "\n" not in str(error.value)
 
 
+def test_a_converted_model_that_is_damaged_is_said(tmp_path, monkeypatch):
+    """What was converted anew cannot take the place of a folder that lost a file."""
+    config = SimpleNamespace(quantization_config=None)
+    made = SimpleNamespace(config=config, state_dict=dict, load_state_dict=lambda weights: None,
+                           save_pretrained=lambda folder: (Path(folder) / "config.json").write_text("{}"))
+    words = SimpleNamespace(save_pretrained=lambda folder: Path(folder).mkdir())
+    monkeypatch.setattr(models, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda *_, **__: words))
+    monkeypatch.setattr(models, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=lambda *_, **__: made, from_config=lambda *_, **__: made))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    kept = models.converted_gguf(tmp_path / "a.gguf")
+    assert (kept / "config.json").exists()
+    (kept / "config.json").unlink()
+    (kept / "model.safetensors").write_text("damaged")
+    config.quantization_config = None
+    with pytest.raises(DataError, match="expected a converted model there .*; delete it"):
+        models.converted_gguf(tmp_path / "a.gguf")
+    assert [x.name for x in kept.parent.iterdir()] == [kept.name]
+
+
 def test_another_model_at_the_same_place_is_another_teacher(tmp_path, causal_folder):
     data, folder, file = make_data(tmp_path / "data"), tmp_path / "model", tmp_path / "model.gguf"
 
