@@ -16,6 +16,7 @@
     folders.py   a run's folder: its name, its opening or refusal, its lock, its log
     grammar.py   the grammar of biomedical English behind the bundled sample in craft/
     prepare.py   a published corpus -> a data folder: `python data/prepare.py craft`
+    archives.py  files from the web, and what is in an archive
 
 One folder a dataset (craft, ptb, atis, snips), each with a README: source, licence, citation, sizes.
 """

@@ -14,19 +14,12 @@ trained on.
 """
 
 import hashlib
-import http.client
 import json
-import lzma
 import os
 import random
 import re
 import sys
-import tarfile
 import tempfile
-import urllib.error
-import urllib.request
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +30,7 @@ sys.path.insert(0, str(ROOT))  # so that `python data/prepare.py` finds the pack
 
 from tqdm import tqdm  # noqa: E402
 
+from data.archives import BrokenArchive, download, read_source  # noqa: E402
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
 from data.splits import SPLITS, DataError, Example, write_atomically, write_jsonl  # noqa: E402
 from data.tasks import BIO  # noqa: E402
@@ -170,7 +164,7 @@ def _need(files: dict[str, str], path: str) -> str:
 # Where the files come from
 
 DOWNLOADS = {  # corpus -> {file: (address, sha256)}
-    # GitHub makes this archive anew from the tag, so its bytes are not fixed: the articles and sentences are counted instead.
+    # GitHub makes this archive anew from the tag, so its bytes are not fixed: its sentences are counted instead.
     "craft": {"CRAFT-5.0.2.zip": ("https://github.com/UCDenver-ccp/CRAFT/archive/refs/tags/v5.0.2.zip", None)},
     "ptb": {"treebank.zip": ("https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/treebank.zip",
                              "9da92d76c3666cfb6cddeaed0f7e86b344cce0f0928a286d439e555f19c37399")},
@@ -192,7 +186,7 @@ DOWNLOADS = {  # corpus -> {file: (address, sha256)}
                "test/seq.in": "c1e341173fcea2951a8ca371956a6f81c76de87b9583c62eb87edd6158fa3a7c",
                "test/seq.out": "58c07c9097d5e1f78889765c2a535a160f6455b90b3142055c8051847afcca47"}}.items()},
 }
-PUBLISHED, CRAFT_ARTICLES = {"craft": 30830, "atis": 5871, "snips": 14484}, 97         # sentences; of the Treebank people have parts
+PUBLISHED = {"craft": 30830, "atis": 5871, "snips": 14484}              # sentences; of the Treebank people have parts
 
 
 def fetch(corpus: str, cache: Path) -> Path:
@@ -200,101 +194,6 @@ def fetch(corpus: str, cache: Path) -> Path:
     for file, (address, sha256) in DOWNLOADS[corpus].items():
         download(address, cache / corpus / file, sha256)
     return cache / corpus / file if len(DOWNLOADS[corpus]) == 1 else cache / corpus
-
-
-def download(address: str, path: Path, sha256: str | None = None) -> None:
-    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. Raises DataError."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            if reply.status != 206:  # the server sends everything from the start
-                have = 0
-            length = reply.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            with (open(part, "ab" if have else "wb") as file,
-                  tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True) as bar):
-                while chunk := reply.read(1 << 16):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        if total is not None and part.stat().st_size < total:  # read() does not complain about a cut connection
-            raise ConnectionError(f"the connection was cut after {part.stat().st_size:,} of {total:,} bytes")
-    except (OSError, http.client.HTTPException) as error:
-        # 416: there is nothing after the bytes that we have. The file was complete, only its check was interrupted.
-        if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
-            reason = getattr(error, "reason", None) or error
-            raise DataError(f"{address}: cannot be downloaded ({reason}). The same command continues where this one stopped; "
-                            "a copy that you have elsewhere is named by --source FOLDER_OR_ARCHIVE") from None
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
-    if sha256 and found != sha256:
-        part.unlink()
-        raise DataError(f"{address}: expected a file with sha256 {sha256}, found {found}; it has been removed")
-    os.replace(part, path)
-
-
-class BrokenArchive(DataError):
-    """An archive of which nothing can be read."""
-
-
-def read_source(source: Path, wanted: str) -> dict[str, str]:
-    """The corpus's files in a folder, a .zip or a .tar.*, {the part of the path that matches `wanted`: text}, sorted by path. A folder
-    may also hold the archive.
-
-    Archives are read in memory and never unpacked, so that no member can end up outside of anything.
-    """
-    if not source.exists():
-        raise DataError(f"{source}: no such folder or archive")
-    contents: dict[str, bytes] = {}
-
-    def take(name: str, read) -> None:
-        match = re.search(rf"(?:^|/)({wanted})$", name)
-        if match:
-            if match[1] in contents:
-                raise DataError(f"{source}: expected one {match[1]}, found two (the second is {name})")
-            contents[match[1]] = read()
-
-    try:
-        if source.is_dir():
-            for path in sorted(source.rglob("*")):
-                take(path.relative_to(source).as_posix(), path.read_bytes)
-        elif zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as archive:
-                for name in archive.namelist():
-                    take(name, lambda: archive.read(name))
-        elif tarfile.is_tarfile(source):
-            with tarfile.open(source) as archive:
-                for member in archive:
-                    if member.isfile():
-                        take(member.name, lambda: archive.extractfile(member).read())
-                # tarfile takes a damaged header for the end, after which are zeros; a .gz's checksum is looked at when all has been read.
-                for rest in iter(lambda: archive.fileobj.read(1 << 20), b""):
-                    if rest.strip(b"\0"):
-                        raise tarfile.ReadError("a damaged header")
-        else:
-            raise BrokenArchive(f"{source}: expected a folder, a .zip or a .tar.gz")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, UnicodeError, OSError) as error:
-        if isinstance(error, OSError) and (source.is_dir() or error.filename):      # not what an archive holds
-            raise
-        raise BrokenArchive(f"{source}: expected a sound archive, found a broken one ({error})") from None
-    if not contents:
-        archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []
-        if len(archives) == 1:
-            return read_source(archives[0], wanted)
-        raise DataError(f"{source}: expected files like {wanted}, found none")
-
-    texts = {}
-    for path in sorted(contents):
-        try:
-            texts[path] = contents[path].removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = contents[path].count(b"\n", 0, error.start) + 1
-            byte = contents[path][error.start]
-            raise DataError(f"{source}: {path}:{line}: expected UTF-8, found the byte 0x{byte:02x}") from None
-    return texts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -311,13 +210,15 @@ def sift(sentences: list[Sentence], max_words: int | None = None) -> list[Senten
     sifted = []
     for sentence in sentences:
         reason = sentence.reason
-        if not reason and max_words is not None and len(split_words(sentence.input)) > max_words:
+        if reason:
+            pass
+        elif max_words is not None and len(split_words(sentence.input)) > max_words:
             reason = f"more than {max_words} words"
-        if not reason and sentence.part != "test" and sentence.input in inputs["test"]:
+        elif sentence.part != "test" and sentence.input in inputs["test"]:
             reason = "also in test"
-        if not reason and sentence.part == "train" and sentence.input in inputs["valid"]:
+        elif sentence.part == "train" and sentence.input in inputs["valid"]:
             reason = "also in valid"
-        if not reason and sentence.part == "train":
+        elif sentence.part == "train":
             reason = "repetition" if sentence.input in seen else ""
             seen.add(sentence.input)
         sifted.append(sentence._replace(reason=reason))
@@ -362,12 +263,9 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
         origin.unlink()
         raise DataError(f"{error}; it has been removed, the same command downloads it again") from None
     everything = list(tqdm(READERS[corpus](files), desc=f"reading {corpus}", unit=" sentences"))
-    if corpus == "craft" and source is None:
-        articles = sum(path.endswith(".tree") for path in files)
-        if (len(everything), articles) != (PUBLISHED["craft"], CRAFT_ARTICLES):
-            raise DataError(f"{origin}: expected {PUBLISHED['craft']} sentences in {CRAFT_ARTICLES} articles, "
-                            f"found {len(everything)} in {articles}; remove the file to download it again")
     if (published := PUBLISHED.get(corpus)) not in (None, len(everything)):
+        if source is None:                                              # what has no sha256 to be held against
+            raise DataError(f"{origin}: expected {published:,} sentences, found {len(everything):,}; remove it to download it again")
         print(f"{origin}: {len(everything):,} sentences, {CORPORA[corpus]['name']} as it is published has {published:,}: "
               "is this the corpus, and all of it?", file=sys.stderr)
     sentences = sift(everything, max_words)
@@ -379,8 +277,8 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
 
     pool = kept.pop("train")
     random.Random(seed).shuffle(pool)
-    if not 0 < labeled < len(pool):
-        raise DataError(f"--labeled {labeled}: expected at least 1 and fewer than the {len(pool)} sentences of the training part")
+    if labeled >= len(pool):
+        raise DataError(f"--labeled {labeled}: expected fewer than the {len(pool)} sentences of the training part")
     splits = {"labeled": pool[:labeled], "unlabeled": pool[labeled:], **kept}
 
     task = {**CORPORA[corpus], "sample": False}
@@ -401,8 +299,8 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
         # Nothing in `out` has changed until all of it is written. task.json makes it a data folder: it goes first and comes last.
         # prepare.json, which lets this command write here again, is there from the first moment.
         (out / "task.json").unlink(missing_ok=True)
-        for path in sorted(Path(beside).iterdir(), key=lambda path: (path.name == "task.json") - (path.name == "prepare.json")):
-            os.replace(path, out / path.name)
+        for name in ("prepare.json", *(f"{split}.jsonl" for split in splits), "task.json"):
+            os.replace(Path(beside, name), out / name)
     return record
 
 
