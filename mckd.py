@@ -34,7 +34,7 @@ from data.runs import Run, Settings, device_named, summary
 from data.splits import DataError, Example, Label, load_data, read_labels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
-from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answer, read_answers
+from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answers
 
 THREADS = torch.get_num_threads()
 MOST_STAGES = 6                          # of --stages auto
@@ -143,13 +143,13 @@ class Student:
             self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         weight = run.settings.teacher_weight
         y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
-        found = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
-                      run.settings.samples, y_0, weight)
+        labels = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
+                       samples=run.settings.samples, beside=y_0, weight=weight)
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
                                "seconds": round(time.perf_counter() - began, 1)})
-        write_jsonl(self.file, found)
+        write_jsonl(self.file, labels)
 
     def teach(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
@@ -190,7 +190,7 @@ class CachedTeacher:
                   "unlabeled,test labels both)", file=sys.stderr)
             return {"f1": None, "valid": None}
         answers = self.answers(self.run.test_inputs)
-        return self.run.score_test({x: read_answer(self.run.task, answer) or Label(x, "") for x, answer in answers.items()})
+        return self.run.score_test(read_answers(self.run.task, answers.values(), scored=True))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -263,9 +263,9 @@ def execute(settings):
         return finish(run, teacher)
 
 
-def finish(run, labeller):
-    """Make what a run's folder lacks; returns the results. `labeller`: its teacher, of which labels are asked that are not kept."""
-    settings, teacher, before = run.settings, None, finished(run.folder)
+def finish(run, teacher):
+    """Make what a run's folder lacks; returns the results. `teacher`: None for `--method sft`."""
+    settings, t, before = run.settings, teacher and CachedTeacher(run, teacher), finished(run.folder)
     if before:
         print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again "
               "(delete it to make all of it anew)", flush=True)
@@ -273,16 +273,15 @@ def finish(run, labeller):
         gold = run.gold_to_learn()
         Student(run, 1, "final", list(gold), gold).learn()
     else:
-        print(f"Teacher: {labeller.name}", flush=True)
-        teacher = CachedTeacher(run, labeller)
+        print(f"Teacher: {teacher.name}", flush=True)
         if settings.method != "teacher":
             D_labeled, D_unlabeled = run.splits_to_learn()
-            mckd(run, D_labeled, D_unlabeled, teacher, settings.stages, cross=settings.method == "mckd")
+            mckd(run, D_labeled, D_unlabeled, t, settings.stages, cross=settings.method == "mckd")
 
     if before:
         scores = before["teacher"]
     else:
-        scores = teacher.test_scores() if teacher else {"f1": None, "valid": None}
+        scores = t.test_scores() if t else {"f1": None, "valid": None}
     results = run.results(scores)
     report = run.report(results)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")

@@ -37,7 +37,7 @@ from itertools import accumulate
 
 from data.command import CommandLine, run_command
 from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
-from data.tasks import BIO, SlotTask
+from data.tasks import BIO, SlotTask, TreeTask
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
@@ -401,9 +401,9 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
 def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
     # Tags may stand between their words, which only JSON Lines' inputs tell. A prediction of too few or many stays what it is.
     found = list(outputs)
-    for i, sentence in enumerate(inputs):
+    for i, (sentence, output) in enumerate(zip(inputs, outputs)):
         try:
-            found[i] = " ".join(SlotTask({}).read_tags(sentence, outputs[i]))
+            found[i] = " ".join(SlotTask({}).read_tags(sentence, output))
         except ValueError:
             pass
     return found
@@ -431,10 +431,11 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
                         help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
-    read_gold = partial(read_jsonl, check=SlotTask({}).check if args.metric == "slots" else None, gold=True)
+    task = {"slots": SlotTask, "evalb": TreeTask}.get(args.metric)
+    read_gold = partial(read_jsonl, check=task and task({}).check, gold=True)
     (gold, asked), (pred, answered) = read_items(args.gold, read_gold), read_items(args.pred)
     if args.metric == "slots":
-        gold, pred = _tags_alone(asked, gold), _tags_alone(answered, pred)
+        gold, pred = _tags_alone(asked or answered, gold), _tags_alone(answered or asked, pred)
     if len(gold) != len(pred):
         raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
     for number, (one, other) in enumerate(zip(asked, answered), 1):

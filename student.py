@@ -152,8 +152,8 @@ def tiny_t5(vocabulary_size):
 def train(student, examples, recipe, seed=0, title="training", quiet=False, on_epoch=None, place=None):
     """Teach `student` the Examples, as the Recipe says; returns it, ready to label. The same `seed` gives the same order and
     dropout. `on_epoch` gets a dict after each epoch: epoch, steps, loss (the mean over batches of their mean cross-entropy, in nats),
-    seconds; the student is then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there are no examples, one is
-    no answer about its input, or the loss is no number any more."""
+    seconds; the student is then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there
+    are no examples, one is no answer about its input, or the loss is no number any more."""
     torch.manual_seed(seed)
     shuffle = random.Random(seed)
     student.cut = 0
@@ -297,7 +297,7 @@ class Seq2SeqStudent:
         yield from too_long
         if self.t5:
             self.t5.prepare(fast_dtype(self.device))
-        vocabulary = list(range(len(self.tokenizer))) if self.task.kind == "text" else None
+        vocabulary = torch.arange(min(len(self.tokenizer), self.model.config.vocab_size)) if self.task.kind == "text" else None
         for batch in labelling_batches(order, lengths, batch_size):
             cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, chances and chances[i])
                        for i in batch]
@@ -362,7 +362,7 @@ class CausalStudent:
 
     def label_each(self, inputs, chances=None):
         decoder = PackedDecoder(self.model, prompt=self.begin)
-        vocabulary = sorted(self.vocabulary) if self.task.kind == "text" else None
+        vocabulary = torch.tensor(sorted(self.vocabulary)) if self.task.kind == "text" else None
         yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, chances)
 
 
@@ -456,6 +456,9 @@ def load_student(folder, device=torch.device("cpu")):
         student.seed, student.samples = about.get("seed", 0), about.get("samples")
         if student.samples is not None and (type(student.samples) is not int or student.samples < 1):
             raise ValueError(f"expected samples to be at least 1, found {student.samples!r}")
+        found, = label(student, ["a"], quiet=True)          # what is damaged shows now, not after the first thousand sentences
+        if task.kind != "text":
+            task.check(*found[:2])
         return student
     except Exception as error:                              # the files may be anybody's
         raise DataError(f"{folder}: expected a trained student, such as runs/NAME/final: {first_line(error)}") from None

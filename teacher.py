@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
@@ -71,17 +72,19 @@ def read_answer(task, label):
         return None
 
 
-def read_answers(task, answers):
-    """Pseudolabels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort."""
+def read_answers(task, answers, scored=False):
+    """Labels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort or, where they are `scored`, an
+    empty one, which scores 0. Says how many these are."""
     found, unreadable = {}, {}
     for answer in answers:
         found[answer.input] = read_answer(task, answer)
         if found[answer.input] is None:
-            found[answer.input], unreadable[answer.input] = Label(answer.input, task.fallback(answer.input)), answer.output
+            found[answer.input] = Label(answer.input, "" if scored else task.fallback(answer.input))
+            unreadable[answer.input] = answer.output
     if unreadable:
         input, output = next(iter(unreadable.items()))
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
-              f"they become {task.last_resort}", file=sys.stderr)
+              f"they {'score 0' if scored else f'become {task.last_resort}'}", file=sys.stderr)
     return found
 
 
@@ -116,15 +119,15 @@ class LLMTeacher(Teacher):
                 raise DataError(f"{self.spec}: the few-shot prompt has {len(prompt):,} tokens and the model takes {most:,}; "
                                 "use shorter (--max-words) or fewer (--labeled) examples")
             self.decoder = PackedDecoder(self.model, prompt=prompt)
-        vocabulary = list(range(self.model.config.vocab_size)) if self.free else None
+        vocabulary = torch.arange(self.model.config.vocab_size) if self.free else None
         yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, vocabulary)
 
 
 def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: the token ids that a free answer may use; without it the task constrains the answer. `chances`: every input's, as in
-    Cursor.
+    `vocabulary`: a tensor of the token ids that a free answer may use; without it the task constrains the answer. `chances`: every
+    input's, as in Cursor.
     """
     tokenizer = encode.tokenizer
     end = line_ends(tokenizer)
@@ -136,8 +139,11 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
     room = context_length(decoder.model) - decoder.prompt_length
     fits, too_long = those_that_fit(order, inputs, lengths, task, encode, room)
     yield from too_long
-    for begin in range(0, len(fits), PREPARED):
-        part = fits[begin:begin + PREPARED]
+    begin = 0
+    while begin < len(fits):
+        most = 2 * decoder.rows_for(lengths[fits[begin]])               # of far shorter ones more have room at a time: they come next
+        part = list(takewhile(lambda i: decoder.rows_for(lengths[i]) < most, fits[begin:begin + PREPARED]))
+        begin += len(part)
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
                    for i in part]
         with converted_once(decoder.model):

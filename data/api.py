@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from threading import Event, Thread
 
 from data.splits import DataError
@@ -121,8 +122,8 @@ class ChatServer:
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-                if (asked_for := error.headers.get("Retry-After", "")[:6]).isdecimal():         # such as a limit of requests a minute
-                    wait = max(wait, min(120, int(asked_for)))
+                with suppress(ValueError):                                                      # such as a limit of requests a minute
+                    wait = max(wait, min(120, float(error.headers.get("Retry-After", ""))))
             except (OSError, http.client.HTTPException) as error:
                 problem = type(error).__name__ if not isinstance(error, urllib.error.URLError) else str(error.reason)
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

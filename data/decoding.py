@@ -167,8 +167,8 @@ class FreeCursor:
 
 
 def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
-    """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a list of the token ids that it may
-    use, a free one. That ends after 32 tokens, 4 for each of its input's (`length` in all) and 4 for each word of the longest labeled
+    """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a tensor of the token ids that it
+    may use, a free one. That ends after 32 tokens, 4 for each of its input's (`length` in all) and 4 for each word of the longest labeled
     output, or where the model has no more `room` (in tokens). `chance`: as in Cursor."""
     if vocabulary is None:
         cursor = Cursor(task, input, encode)
@@ -187,7 +187,7 @@ def choose(cursors, logits_of, end):
     """
     options = [cursor.options() for cursor in cursors]
     if isinstance(cursors[0], FreeCursor):                              # free text: one list for all
-        ids, real = torch.tensor(options[0]).expand(len(cursors), -1), None
+        ids, real = torch.as_tensor(options[0]).expand(len(cursors), -1), None
     else:
         # What ends an output (-1) may be any of `end`: each of these tokens stands for that option.
         pairs = [[(token, option) for option in x for token in (end if option < 0 else [option])] for x in options]
@@ -207,7 +207,7 @@ def choose(cursors, logits_of, end):
     else:
         taken = logprobs.argmax(-1, keepdim=True)
     for cursor, which, logprob, own in zip(cursors, taken[:, 0].tolist(), logprobs.gather(1, taken)[:, 0].tolist(), options):
-        cursor.choose(own[which], logprob)
+        cursor.choose(int(own[which]), logprob)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from data.decoding import candidate_logits, choose
 from data.models import autocast
 from data.splits import DataError
 
+HELD = 100_000          # tokens whose keys and values are in memory at a time: 4 GB for the 270M LLM in fp32
+
 
 class PackedDecoder:
     """Decoding of many sequences with a causal LM: packed, with a shared prompt and a rolling batch.
@@ -28,7 +30,7 @@ class PackedDecoder:
     """
 
     def __init__(self, model, rows=128, prompt=()):
-        self.model, self.rows = model, rows
+        self.model, self.rows, self.used = model, rows, rows
         self.keys, self.values = {}, {}                 # per layer: (rows, key-value heads, length, head size)
         self.prompt_keys, self.prompt_values = {}, {}   # per layer: (key-value heads, prompt length, head size)
         self.prompt_length = 0
@@ -83,7 +85,7 @@ class PackedDecoder:
     def stored(self, store, layer, new, length):
         """All rows' keys, or values, up to `length`, with the new ones. The store grows by doubling: no copy for every token."""
         if layer not in store:
-            store[layer] = new.new_zeros(self.rows, new.shape[1], length, new.shape[2])
+            store[layer] = new.new_zeros(self.used, new.shape[1], length, new.shape[2])
         elif store[layer].shape[2] < length:
             room = max(length, 2 * store[layer].shape[2]) - store[layer].shape[2]
             store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, room))
@@ -139,19 +141,26 @@ class PackedDecoder:
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
+    def rows_for(self, length):
+        """How many sequences are decoded at a time whose prompt is of `length` tokens, and whose output may be three times as long."""
+        return max(1, min(self.rows, HELD // (4 * max(1, length))))
+
     def run(self, cursors, prompts, end, admit=256):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
-        prompt tokens that one pass takes in, and so its memory.
+        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several.
         """
         prompts = [tuple(prompt) for prompt in prompts]
+        self.used, self.keys, self.values = self.rows_for(max(map(len, prompts), default=0)), {}, {}
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
         active, length, held = {}, {}, {}                           # row -> cursor's index, tokens that it holds, prompt that it holds
         while waiting or active:
-            fresh, reading = 0, set()                               # prompt tokens, and prompts, that this pass takes in
-            for row in (row for row in range(self.rows) if row not in active):
+            reading = {prompts[index]: len(prompts[index]) - length[row] for row, index in active.items()
+                       if length[row] < len(prompts[index])}        # prompts that this pass takes in, and of how many tokens
+            fresh = sum(reading.values())
+            for row in (row for row in range(self.used) if row not in active):
                 # One whose prompt is just being read waits for the next pass, and then copies it.
                 index = next((index for index in reversed(waiting) if prompts[index] not in reading), None)
                 if index is None:
@@ -161,22 +170,27 @@ class PackedDecoder:
                     if fresh and fresh + len(prompt) > admit:
                         break
                     fresh += len(prompt)
-                    reading.add(prompt)
+                    reading[prompt] = len(prompt)
                 waiting.remove(index)
                 active[row], held[row] = index, prompt
                 length[row] = 0 if source is None else self.copy_row(source, row, max(0, len(prompt) - 1))
-            rows, positions, tokens, last = [], [], [], []
+            rows, positions, tokens, last = [], [], [], {}          # row -> where the last of its new tokens stands
             for row, index in active.items():
-                new = [*prompts[index][length[row]:], *cursors[index].queue]
-                cursors[index].queue = []
+                new = prompts[index][length[row]:]
+                if len(new) > admit:
+                    new = new[:admit]
+                else:
+                    new = [*new, *cursors[index].queue]
+                    cursors[index].queue = []
+                    last[row] = len(tokens) + len(new) - 1
                 rows += [row] * len(new)
                 positions += range(length[row], length[row] + len(new))
                 tokens += new
-                last.append(len(tokens) - 1)
                 length[row] += len(new)
-            hidden = self.feed(rows, positions, tokens)[last]
-            choose([cursors[index] for index in active.values()], self.logits_of(hidden), end)
-            for row in [row for row, index in active.items() if cursors[index].done]:
+            hidden = self.feed(rows, positions, tokens)[list(last.values())]
+            if last:
+                choose([cursors[active[row]] for row in last], self.logits_of(hidden), end)
+            for row in [row for row in last if cursors[active[row]].done]:
                 yield active.pop(row)
 
 

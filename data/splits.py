@@ -236,10 +236,10 @@ def read_lines(file: BinaryIO, name: str) -> list[str]:
 
 
 def read_sentences(file: BinaryIO) -> list[str]:
-    """Sentences, one a line, of standard input. DataError for what is none."""
-    found = read_lines(file, "standard input")
+    """Sentences, one a line, of standard input, their words separated by single spaces. DataError for what is none."""
+    found = [" ".join(split_words(line)) for line in read_lines(file, "standard input")]
     for number, sentence in enumerate(found, start=1):
-        if not split_words(sentence):
+        if not sentence:
             raise DataError(f"standard input:{number}: expected a sentence, found an empty line")
     if not found:
         raise DataError("standard input: expected a sentence a line, found nothing")
@@ -257,9 +257,10 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
         for number, line in enumerate(file, start=1):
             line = line.rstrip(b"\r\n")
             if not line.strip(b"\t "):
-                blank = blank or (number, line)  # no error at the end of the file
+                blank = blank or number  # no error at the end of the file
                 continue
-            number, line = blank or (number, line)
+            if blank:
+                raise DataError(f"{path}:{blank}: expected a JSON object, found an empty line")
             where = f"{path}:{number}"
             row = parse_object(line, where)
             if row.get("id") is not None:

@@ -19,6 +19,9 @@ Only `tree` and `slots` have these two, for in `text` any token may come next:
     write(words, pieces)    the output that these pieces make
 Only `slots` has
     read_tags(input, output)    the tags, one a word; ValueError where the counts differ
+    mended(tags) -> str         these tags, as an output, where every slot begins with B-
+Only `text` has
+    longest                     how many words the longest labeled output has
 
 The same constraint serves the teacher and the students, so every output is a well-formed answer about its own input.
 """
@@ -134,21 +137,22 @@ class TreeTask:
     def read(self, input, answer):
         """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input.
 
-        It may go on over several lines while brackets are open. The first alone has precedence, for an LLM that has left a
-        bracket open may go on with the next demonstration.
+        It begins in the first line where that can be, for a chat model may introduce it, and may go on over several lines while brackets
+        are open. A line alone has precedence, for an LLM that has left a bracket open may go on with the next demonstration.
         """
-        words = split_words(input)
-        first, *more = _lines(self, input, answer)
-        text = first
-        for line in more:
-            if text.count("(") <= text.count(")"):
-                break
-            text += " " + line
-        try:
-            tree = read_tree(mend(first), words)
-        except ValueError:
-            tree = read_tree(mend(text), words)
-        return write_bare(words, bare_spans(tree))
+        words, lines, problem = split_words(input), _lines(self, input, answer), None
+        for begin, first in enumerate(lines):
+            text = first
+            for line in lines[begin + 1:]:
+                if text.count("(") <= text.count(")"):
+                    break
+                text += " " + line
+            for bracketing in (first, text):
+                try:
+                    return write_bare(words, bare_spans(read_tree(mend(bracketing), words)))
+                except ValueError as error:
+                    problem = problem or error
+        raise problem
 
     def vote(self, input, outputs, least=1):
         """One bracketing of several: of the spans that `least` of them have the most frequent first, as long as none crosses another.
@@ -252,9 +256,19 @@ class SlotTask:
         return " ".join("O" for _ in split_words(input))
 
     def read(self, input, answer):
-        """The tags in a free answer, mended. An unknown tag becomes O; ValueError when words and tags do not match up."""
-        tags = self.read_tags(input, _lines(self, input, answer)[0])
-        return self.mended([tag if tag in self.tags else "O" for tag in tags])
+        """The tags in a free answer, mended: in the first of its lines where that can be, or in all of them, a word and its tag each.
+        An unknown tag becomes O; ValueError when words and tags do not match up, or nothing looks like a tag."""
+        lines, problem = _lines(self, input, answer), None
+        for enough in (all, any):
+            for text in (*lines, " ".join(lines)):
+                try:
+                    tags = self.read_tags(input, text)
+                except ValueError as error:
+                    problem = problem or error
+                    continue
+                if enough(map(BIO.fullmatch, tags)):
+                    return self.mended([tag if tag in self.tags else "O" for tag in tags])
+        raise problem or ValueError("expected tags O, B-x or I-x, found none")
 
     def vote(self, input, outputs, least=1):
         """Every word gets its most frequent tag; of equally frequent ones the first that was given."""
@@ -262,6 +276,7 @@ class SlotTask:
 
     def mended(self, tags):
         """The tags as one string; I-x that continues no x begins one."""
+        tags = list(tags)
         for i, tag in enumerate(tags):
             if tag.startswith("I-") and (i == 0 or tags[i - 1][2:] != tag[2:]):
                 tags[i] = f"B-{tag[2:]}"

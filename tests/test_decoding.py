@@ -420,6 +420,32 @@ def test_long_prompts_are_admitted_in_turn(fp32):
     assert max(largest) <= 20 + 8 and all(len(cursor.tokens) == 3 for cursor in cursors)
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["three prompts", "one prompt"])
+def test_a_prompt_longer_than_a_pass_is_read_in_parts(same, bpe_tokenizer, fp32):
+    model, largest = tiny_llama(96), []
+    prompts = [[3 + (7 * n * (1 if same else k)) % 90 for n in range(50)] for k in (1, 2, 3)]
+    alone, together = ([FreeCursor(bpe_tokenizer, [0], 4, list(range(96))) for _ in prompts] for _ in range(2))
+    for cursor, prompt in zip(alone, prompts):
+        assert list(PackedDecoder(model, rows=1).run([cursor], [prompt], [0])) == [0]
+    decoder = PackedDecoder(model, rows=3)
+    feed = decoder.feed
+    decoder.feed = lambda rows, positions, tokens: largest.append(len(tokens)) or feed(rows, positions, tokens)
+    assert sorted(decoder.run(together, prompts, [0], admit=16)) == [0, 1, 2]
+    assert [cursor.tokens for cursor in together] == [cursor.tokens for cursor in alone]
+    assert 16 <= max(largest) <= 16 + 3
+
+
+def test_of_long_inputs_fewer_are_decoded_at_a_time(bpe_tokenizer, fp32, monkeypatch):
+    """So that their keys and values have room in memory; those that are much shorter come afterwards, more at a time."""
+    inputs, model, held = [" ".join(["the"] * n) for n in (40, 40, 20, 3, 3, 3, 3)], tiny_llama(len(bpe_tokenizer)), []
+    wanted = labels(model, bpe_tokenizer, SLOTS, inputs, 8)
+    monkeypatch.setattr("data.packed.HELD", 600)
+    store = PackedDecoder.stored
+    monkeypatch.setattr(PackedDecoder, "stored", lambda self, *more: held.append(store(self, *more).shape[:3:2]) or store(self, *more))
+    assert [x.output for x in labels(model, bpe_tokenizer, SLOTS, inputs, 8, prompt=())] and max(rows * length for rows, length in held) <= 600
+    assert [x.output for x in labels(model, bpe_tokenizer, SLOTS, inputs, 8)] == [x.output for x in wanted]
+    assert {rows for rows, _ in held} >= {8}
+
 @pytest.mark.parametrize("make", [lambda: tiny_llama(96), tiny_gemma], ids=["llama", "gemma3"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 20])
 def test_outputs_of_one_sentence_share_its_prompt(make, rows, bpe_tokenizer, fp32):

@@ -436,13 +436,17 @@ def test_cli_reads_gold_as_a_data_folder_holds_it(files, capsys, tmp_path):
     write("pred.jsonl", "The cat sat .", "( The ( cat sat ) . )")
     main(["gold.jsonl", "pred.jsonl", "--json"])                    # spans 0-2 and 0-3 against 1-3 and 0-3: the full stop is left out
     assert json.loads(capsys.readouterr().out)["f1"] == 50
+    (tmp_path / "pred.txt").write_text("fly O to O Rome B-city\n")     # the words that gold tells are the prediction's, too
     write("gold.jsonl", "fly to Rome", "fly O to O Rome B-city")
+    main(["gold.jsonl", "pred.txt", "--metric", "slots", "--json"])
+    assert json.loads(capsys.readouterr().out)["f1"] == 100
     for answer, figures in (("O O B-city", (100, 100)), ("fly O to O Rome B-city", (100, 100)), ("fly O to O", (0, 0))):
         write("pred.jsonl", "fly to Rome", answer)
         main(["gold.jsonl", "pred.jsonl", "--metric", "slots", "--json"])
         found = json.loads(capsys.readouterr().out)
         assert (found["f1"], found["valid"]) == figures
-    for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O")):
+    for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O"),
+                                  ("evalb", "The dog", "(NP (DT The) (NN cat))")):
         write("gold.jsonl", input, output)
         with pytest.raises(DataError, match="^gold.jsonl:1: .*expected"):
             main(["gold.jsonl", "gold.jsonl", "--metric", metric])

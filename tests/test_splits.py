@@ -180,7 +180,7 @@ def test_byte_order_mark_carriage_returns_and_blank_lines_at_the_end(tmp_path):
 def test_first_of_the_blank_lines_between_rows_is_named(tmp_path):
     path = tmp_path / "gap.jsonl"
     path.write_bytes(b'{"input": "a"}\n\n \t\r\n{"input": "c"}\n')
-    assert error_of(lambda: read_jsonl(path)).startswith(f"{path}:2: expected a JSON object, found malformed JSON")
+    assert error_of(lambda: read_jsonl(path)) == f"{path}:2: expected a JSON object, found an empty line"
 
 
 def test_words_are_separated_by_single_spaces(tmp_path):
@@ -196,7 +196,7 @@ GOOD = '{"input": "rye bread", "output": "B-food I-food"}'
 
 @pytest.mark.parametrize("line, expected", [
     ('{"input": "rye', "expected a JSON object, found malformed JSON"),
-    ("", "expected a JSON object, found malformed JSON"),
+    ("", "expected a JSON object, found an empty line"),
     ('["rye"]', 'expected a JSON object, found ["rye"]'),
     ("[" * 100000, "nested too deeply"),
     *(("[" * deep + "]" * deep, "expected a JSON object, found ") for deep in range(900, 1000, 3)),     # one is read and cannot be shown

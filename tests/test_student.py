@@ -1,6 +1,7 @@
 """student.py: a fresh student is valid, a trained one fits, and what is saved is what is used."""
 
 import io
+import json
 import os
 import random
 import runpy
@@ -721,6 +722,24 @@ def test_samples_of_the_command_line(trained, monkeypatch, capsys):
     assert [word for word in capsys.readouterr().out.split() if word not in "()"] == ["the", "-LRB-old-RRB-", "cat"]
     assert run_student(monkeypatch, "the cat\n", "--model", trained, "--samples", "0") == 2
     assert "--samples: expected at least 1, found 0" in capsys.readouterr().err
+
+
+def test_white_space_between_words_changes_nothing(trained, monkeypatch, capsys):
+    """It is the sentence that decides what is drawn."""
+    assert run_student(monkeypatch, "the old cat\nthe old cat \n the  old\tcat\n", "--model", trained, "--samples", "4") == 0
+    assert len(set(capsys.readouterr().out.splitlines())) == 1
+
+
+@pytest.mark.parametrize("file, key, value", [
+    ("student.json", "most_at_once", "x"), ("student.json", "task", "slots"), ("config.json", "decoder_start_token_id", -1),
+    ("config.json", "num_decoder_layers", -1)])
+def test_a_damaged_student_is_said_when_it_is_loaded(trained, tmp_path, file, key, value):
+    shutil.copytree(trained, tmp_path / "final")
+    about = json.loads((tmp_path / "final" / file).read_text())
+    (tmp_path / "final" / file).write_text(json.dumps({**about, key: value}))
+    with pytest.raises(DataError, match="expected a trained student") as error:
+        load_student(tmp_path / "final")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("about", ["", "{}", "[]", '{"kind": "tiny", "task": "slots", "tags": 5}', '{"kind": "tiny", "task": "zebra"}'])
