@@ -235,19 +235,23 @@ def _cut(label: str) -> str:
     return label.partition("-")[0].partition("=")[0]
 
 
+def _phrases_as_tags(tree: Tree, gold: Tree) -> list[tuple[str, int, int]]:
+    # In `(NP mice)` the constituent of a word without a tag stands where a tag would. Where a tag of another treebank stands,
+    # `(DET The)`, words do have tags, and what looks like a constituent, `(X foo)`, is one of these.
+    labels = _PHRASES.union(_cut(label) for label, _, _ in gold.spans) - {""}
+    known = {*labels, *gold.tags, *WORD_TAGS}
+    if any(tag not in known and _cut(tag) not in known and tag[:1].isalpha() for tag in tree.tags):
+        return []
+    return [(tag, i, i + 1) for i, tag in enumerate(tree.tags) if _cut(tag) in labels and tag not in gold.tags]
+
+
 def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter | None:
     # None where EVALB reports an error, or skips the sentence because nothing is left of the prediction.
     if not gold_words:
         return None
     try:
         tree = read_penn(text)
-        # In `(NP mice)` the constituent of a word without a tag stands where a tag would. Where a tag of another treebank stands,
-        # `(DET The)`, words do have tags, and what looks like a constituent, `(X foo)`, is one of these.
-        labels = _PHRASES.union(_cut(label) for label, _, _ in gold.spans) - {""}
-        known = {*labels, *gold.tags, *WORD_TAGS}
-        tagged = any(_cut(tag) not in known and tag not in known and tag[:1].isalpha() for tag in tree.tags)
-        phrases = [] if tagged else [(tag, i, i + 1) for i, tag in enumerate(tree.tags) if _cut(tag) in labels and tag not in gold.tags]
-        words, brackets = _evalb_view(Tree(tree.words, tree.tags, tree.spans + phrases))
+        words, brackets = _evalb_view(Tree(tree.words, tree.tags, tree.spans + _phrases_as_tags(tree, gold)))
         if words == gold_words:
             return brackets
     except ValueError:
