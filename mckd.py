@@ -31,7 +31,7 @@ from data.folders import adopt_student, alone_in, finished, kept_labels, log_eve
 from data.models import identified, load_config
 from data.parallel import train_and_label
 from data.runs import Run, Settings, device_named, summary
-from data.splits import DataError, Example, Label, load_data, read_labels, save_folder, write_atomically, write_jsonl
+from data.splits import DataError, Example, load_data, read_labels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
 from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answers

@@ -37,7 +37,7 @@ from itertools import accumulate
 
 from data.command import CommandLine, run_command
 from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
-from data.tasks import BIO, SlotTask, TreeTask
+from data.tasks import BIO, SlotTask
 from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
@@ -403,7 +403,8 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
 
 
 def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
-    # Tags may stand between their words, which only JSON Lines' inputs tell. A prediction of too few or many stays what it is.
+    # Tags may stand between their words, which only JSON Lines' inputs tell: the other file's, where this one is text. A prediction of too
+    # few or many stays what it is.
     found = list(outputs)
     for i, (sentence, output) in enumerate(zip(inputs, outputs)):
         try:
@@ -411,6 +412,12 @@ def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
         except ValueError:
             pass
     return found
+
+
+def _check_penn(sentence: str, output: str) -> None:
+    # For EVALB gold must be a Penn tree, over this sentence. ValueError for another.
+    if clean(read_penn(output)).words != split_words(sentence):
+        raise ValueError("expected a Penn tree over the words of its input")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -435,8 +442,7 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
                         help="the scores of every sentence as well; with --json three nulls for one that is left out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
-    task = {"slots": SlotTask, "evalb": TreeTask}.get(args.metric)
-    read_gold = partial(read_jsonl, check=task and task({}).check, gold=True)
+    read_gold = partial(read_jsonl, check={"slots": SlotTask({}).check, "evalb": _check_penn}.get(args.metric), gold=True)
     (gold, asked), (pred, answered) = read_items(args.gold, read_gold), read_items(args.pred)
     if args.metric == "slots":
         gold, pred = _tags_alone(asked or answered, gold), _tags_alone(answered or asked, pred)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data.api import ChatServer, check_address
 from data.command import GOES_ON, CommandLine, run_command
-from data.decoding import PieceEncoder, make_cursor, those_that_fit
+from data.decoding import PieceEncoder, make_cursor, output_room, those_that_fit
 from data.folders import one_at_a_time
 from data.models import context_length, converted_once, identified, load_causal_lm
 from data.noise import noisy
@@ -139,15 +139,16 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
     room = context_length(decoder.model) - decoder.prompt_length
     fits, too_long = those_that_fit(order, inputs, lengths, task, encode, room)
     yield from too_long
+    rows = [decoder.rows_for(length + output_room(task, length, vocabulary is not None)) for length in lengths]
     begin = 0
     while begin < len(fits):
-        most = 2 * decoder.rows_for(lengths[fits[begin]])               # of far shorter ones more have room at a time: they come next
-        part = list(takewhile(lambda i: decoder.rows_for(lengths[i]) < most, fits[begin:begin + PREPARED]))
+        here = rows[fits[begin]]                                        # of far shorter ones more have room at a time: they come next
+        part = list(takewhile(lambda i: rows[i] < 2 * here, fits[begin:begin + PREPARED]))
         begin += len(part)
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
                    for i in part]
         with converted_once(decoder.model):
-            for n in decoder.run(cursors, [prompt(i) for i in part], end):
+            for n in decoder.run(cursors, [prompt(i) for i in part], end, rows=here):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 

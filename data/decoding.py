@@ -166,6 +166,11 @@ class FreeCursor:
         return text, round(self.logprob / max(1, self.choices), 6)
 
 
+def output_room(task, length, free=False):
+    """How many tokens an output may take about an input of `length` tokens: of a free one the most, else what is to be expected."""
+    return 32 + 4 * length + 4 * getattr(task, "longest", 0) if free else 3 * length
+
+
 def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
     """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a tensor of the token ids that it
     may use, a free one. That ends after 32 tokens, 4 for each of its input's (`length` in all) and 4 for each word of the longest labeled
@@ -173,7 +178,7 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9,
     if vocabulary is None:
         cursor = Cursor(task, input, encode)
     else:
-        cursor = FreeCursor(encode.tokenizer, end, min(room, 32 + 4 * length + 4 * getattr(task, "longest", 0)), vocabulary)
+        cursor = FreeCursor(encode.tokenizer, end, min(room, output_room(task, length, free=True)), vocabulary)
     cursor.chance = chance
     return cursor
 

@@ -9,7 +9,7 @@ from data.decoding import candidate_logits, choose
 from data.models import autocast
 from data.splits import DataError
 
-HELD = 100_000          # tokens whose keys and values are in memory at a time: 4 GB for the 270M LLM in fp32
+HELD = 100_000          # tokens whose keys and values are in memory at a time, or those of one sequence: 4 GB for the 270M LLM in fp32
 
 
 class PackedDecoder:
@@ -26,7 +26,7 @@ class PackedDecoder:
     (With the 270M LLM on two cores: packed 1.7 times as fast as padded, 64 sequences at a time 2.4 times as fast as 8, a word's forced
     tokens in one pass 1.1, in place 1.2 with 65 words a sentence, four outputs of a sentence that is read once 1.3; rolling hardly counts.)
     `model`: any of transformers' causal LMs that calls the attention interface with its keyword arguments; DataError for another. `rows`:
-    how many sequences are decoded at a time. `prompt`: token ids that go before each of them.
+    how many sequences are decoded at a time, at most. `prompt`: token ids that go before each of them.
     """
 
     def __init__(self, model, rows=128, prompt=()):
@@ -87,7 +87,7 @@ class PackedDecoder:
         if layer not in store:
             store[layer] = new.new_zeros(self.used, new.shape[1], length, new.shape[2])
         elif store[layer].shape[2] < length:
-            room = max(length, 2 * store[layer].shape[2]) - store[layer].shape[2]
+            room = max(length, min(2 * store[layer].shape[2], HELD // self.used)) - store[layer].shape[2]
             store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, room))
         store[layer][self.row, :, self.position] = new
         return store[layer][:, :, :length]
@@ -142,17 +142,18 @@ class PackedDecoder:
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
     def rows_for(self, length):
-        """How many sequences are decoded at a time whose prompt is of `length` tokens, and whose output may be three times as long."""
-        return max(1, min(self.rows, HELD // (4 * max(1, length))))
+        """How many sequences of `length` tokens, prompt and output, are decoded at a time."""
+        return max(1, min(self.rows, HELD // length))
 
-    def run(self, cursors, prompts, end, admit=256):
+    def run(self, cursors, prompts, end, admit=256, rows=None):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
-        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several.
+        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `rows`: how many sequences are decoded at a
+        time, at most the decoder's.
         """
         prompts = [tuple(prompt) for prompt in prompts]
-        self.used, self.keys, self.values = self.rows_for(max(map(len, prompts), default=0)), {}, {}
+        self.used, self.keys, self.values = rows or self.rows, {}, {}
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
         active, length, held = {}, {}, {}                           # row -> cursor's index, tokens that it holds, prompt that it holds

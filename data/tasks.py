@@ -46,6 +46,21 @@ def _lines(task, input, answer):
     return text.split("\n")
 
 
+def _own_lines(task, input, answer):
+    """These lines, each without the prompt's `Parse:`, and without those that repeat the input, `Sentence: …`; up to where an LLM goes on
+    with another sentence."""
+    own = []
+    for line in _lines(task, input, answer):
+        if line.startswith("Sentence:") and not input.startswith("Sentence:"):
+            if split_words(line.removeprefix("Sentence:")) != split_words(input):
+                break
+        else:
+            own.append(line if input.startswith(task.answer_name) else line.removeprefix(task.answer_name))
+    if not own:
+        raise ValueError("an answer about another sentence")
+    return own
+
+
 class TreeState:
     """What may come next in an unlabelled bracketing such as `( ( The cat ) sat )`.
 
@@ -137,17 +152,18 @@ class TreeTask:
     def read(self, input, answer):
         """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input.
 
-        It begins in the first line where that can be, for a chat model may introduce it, and may go on over several lines while brackets
-        are open. A line alone has precedence, for an LLM that has left a bracket open may go on with the next demonstration.
+        It is the first line that is one, for a chat model may introduce it, or several lines, as long as brackets are open. The first of
+        them alone has precedence, for an LLM that has left a bracket open may go on with the next demonstration.
         """
-        words, lines, problem = split_words(input), _lines(self, input, answer), None
-        for begin, first in enumerate(lines):
-            text = first
-            for line in lines[begin + 1:]:
-                if text.count("(") <= text.count(")"):
-                    break
-                text += " " + line
-            for bracketing in (first, text):
+        words, blocks, still_open, problem = split_words(input), [[]], 0, None
+        for line in _own_lines(self, input, answer):
+            blocks[-1].append(line)
+            still_open += line.count("(") - line.count(")")
+            if still_open <= 0:
+                blocks.append([])
+                still_open = 0
+        for block in filter(None, blocks):
+            for bracketing in (block[0], " ".join(block), *block[1:]):
                 try:
                     return write_bare(words, bare_spans(read_tree(mend(bracketing), words)))
                 except ValueError as error:
@@ -256,18 +272,18 @@ class SlotTask:
         return " ".join("O" for _ in split_words(input))
 
     def read(self, input, answer):
-        """The tags in a free answer, mended: in the first of its lines where that can be, or in all of them, a word and its tag each.
-        An unknown tag becomes O; ValueError when words and tags do not match up, or nothing looks like a tag."""
-        lines, problem = _lines(self, input, answer), None
-        for enough in (all, any):
-            for text in (*lines, " ".join(lines)):
-                try:
-                    tags = self.read_tags(input, text)
-                except ValueError as error:
-                    problem = problem or error
-                    continue
-                if enough(map(BIO.fullmatch, tags)):
-                    return self.mended([tag if tag in self.tags else "O" for tag in tags])
+        """The tags in a free answer, mended: the first of its lines that is nothing but tags, or the words with their tags; else all
+        lines together, a word and its tag each; else its first line, if something there is a tag. An unknown tag becomes O. ValueError
+        when words and tags do not match up, or there is no tag."""
+        lines, problem = _own_lines(self, input, answer), None
+        for text, enough in [*((line, all) for line in lines), (" ".join(lines), all), (lines[0], any)]:
+            try:
+                tags = self.read_tags(input, text)
+            except ValueError as error:
+                problem = problem or error
+                continue
+            if enough(map(BIO.fullmatch, tags)):
+                return self.mended([tag if tag in self.tags else "O" for tag in tags])
         raise problem or ValueError("expected tags O, B-x or I-x, found none")
 
     def vote(self, input, outputs, least=1):

@@ -446,7 +446,7 @@ def test_cli_reads_gold_as_a_data_folder_holds_it(files, capsys, tmp_path):
         found = json.loads(capsys.readouterr().out)
         assert (found["f1"], found["valid"]) == figures
     for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O"),
-                                  ("evalb", "The dog", "(NP (DT The) (NN cat))")):
+                                  ("evalb", "The dog", "(NP (DT The) (NN cat))"), ("evalb", "The cat sat down", "((The cat) (sat down))")):
         write("gold.jsonl", input, output)
         with pytest.raises(DataError, match="^gold.jsonl:1: .*expected"):
             main(["gold.jsonl", "gold.jsonl", "--metric", metric])

@@ -335,6 +335,35 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     assert TEXT.read("Output: a", "Output: b") == "Output: b"
     assert SLOTS.read("Tags: a", "Tags: O a B-x") == "O B-x"
 
+@pytest.mark.parametrize("task, input, answer, wanted", [
+    (TREE, "a b .", "Sure! Here it is:\n( ( a b ) . )", "( ( a b ) . )"),
+    (TREE, "a b .", "Here (as asked):\n\n( ( a b )\n . )\nHope this helps", "( ( a b ) . )"),
+    (TREE, "a b .", "Sentence: a b .\nParse: ( ( a b ) . )", "( ( a b ) . )"),
+    (TREE, "a b .", "Here it is:\nParse: ( ( a b ) . )", "( ( a b ) . )"),
+    (SLOTS, "a b", "Here you go:\nO B-x", "O B-x"),
+    (SLOTS, "a b", "Sentence: a b\nTags: a O b B-x", "O B-x"),
+    (SLOTS, "a b", "a O\nb B-x", "O B-x"),
+    (SLOTS, "a b", "Tags:\nO zebra", "O O")])
+def test_a_chat_model_may_introduce_its_answer(task, input, answer, wanted):
+    assert task.read(input, answer) == wanted
+
+
+@pytest.mark.parametrize("task, input, answer", [
+    (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g\nTags: O B-x O"),                   # three tags and `Tags:`, of another sentence
+    (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g h\nTags: O B-x O O"),               # as many tags, of another sentence
+    (SLOTS, "a b", "a b"), (SLOTS, "a b", "zebra quokka"),                                     # no tag at all
+    (SLOTS, "a b", "Sentence: c d\nTags: O B-x"), (TREE, "a b", "Sentence: c d\nParse: ( a b )"),
+    (TREE, "a b c", "( ( a b )\nSentence: c\n( c ) )")])
+def test_what_an_llm_says_of_another_sentence_is_no_answer(task, input, answer):
+    with pytest.raises(ValueError):
+        task.read(input, answer)
+
+
+def test_an_answer_of_many_open_brackets_is_refused_in_no_time():
+    with pytest.raises(ValueError):
+        TREE.read("a b", "(\n" * 20_000)
+
+
 def test_text_takes_the_first_line_and_refuses_an_empty_one():
     assert TEXT.pieces("a b", "any  thing\tat all") == ["any thing at all"]
     assert TEXT.read("a b", " c d \nSentence: e") == "c d"
