@@ -38,7 +38,7 @@ from itertools import accumulate
 from data.command import CommandLine, run_command
 from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
 from data.tasks import BIO, SlotTask
-from data.trees import Tree, clean, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
+from data.trees import Tree, clean, escape, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
 class GoldError(ValueError):
@@ -416,7 +416,7 @@ def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
 
 def _check_penn(sentence: str, output: str) -> None:
     # For EVALB gold must be a Penn tree, over this sentence. ValueError for another.
-    if clean(read_penn(output)).words != split_words(sentence):
+    if clean(read_penn(output)).words != [unescape(escape(word)) for word in split_words(sentence)]:
         raise ValueError("expected a Penn tree over the words of its input")
 
 

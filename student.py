@@ -442,7 +442,7 @@ def save_student(student, folder):
 
 
 def load_student(folder, device=torch.device("cpu")):
-    """The student that `save_student` wrote. DataError where there is none."""
+    """The student that `save_student` wrote. DataError for any other."""
     try:
         about = json.loads((Path(folder) / "student.json").read_text(encoding="utf-8"))
         task = make_task(about)
@@ -456,8 +456,8 @@ def load_student(folder, device=torch.device("cpu")):
         student.seed, student.samples = about.get("seed", 0), about.get("samples")
         if student.samples is not None and (type(student.samples) is not int or student.samples < 1):
             raise ValueError(f"expected samples to be at least 1, found {student.samples!r}")
-        if task.kind != "text":                             # what is damaged shows now, not after the first thousand sentences
-            found, = label(student, ["a b c"], quiet=True)
+        if task.kind != "text":
+            found, = label(student, ["a b c"], quiet=True)  # damage shows now, not after a thousand sentences
             task.check(*found[:2])
         return student
     except Exception as error:                              # the files may be anybody's

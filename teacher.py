@@ -139,16 +139,16 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
     room = context_length(decoder.model) - decoder.prompt_length
     fits, too_long = those_that_fit(order, inputs, lengths, task, encode, room)
     yield from too_long
-    rows = [decoder.rows_for(length + output_room(task, length, vocabulary is not None)) for length in lengths]
+    at_once = [decoder.rows_for(min(room, length + output_room(task, length, vocabulary is not None))) for length in lengths]
     begin = 0
     while begin < len(fits):
-        here = rows[fits[begin]]                                        # of far shorter ones more have room at a time: they come next
-        part = list(takewhile(lambda i: rows[i] < 2 * here, fits[begin:begin + PREPARED]))
+        used = at_once[fits[begin]]                                     # those of which twice as many have room come in the next part
+        part = list(takewhile(lambda i: at_once[i] < 2 * used, fits[begin:begin + PREPARED]))
         begin += len(part)
         cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
                    for i in part]
         with converted_once(decoder.model):
-            for n in decoder.run(cursors, [prompt(i) for i in part], end, rows=here):
+            for n in decoder.run(cursors, [prompt(i) for i in part], end, used=used):
                 yield part[n], Label(inputs[part[n]], *cursors[n].result())
 
 

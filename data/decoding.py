@@ -167,7 +167,7 @@ class FreeCursor:
 
 
 def output_room(task, length, free=False):
-    """How many tokens an output may take about an input of `length` tokens: of a free one the most, else what is to be expected."""
+    """How many tokens an output about an input of `length` tokens takes: a free one at most, else as is to be expected."""
     return 32 + 4 * length + 4 * getattr(task, "longest", 0) if free else 3 * length
 
 

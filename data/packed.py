@@ -9,7 +9,7 @@ from data.decoding import candidate_logits, choose
 from data.models import autocast
 from data.splits import DataError
 
-HELD = 100_000          # tokens whose keys and values are in memory at a time, or those of one sequence: 4 GB for the 270M LLM in fp32
+HELD = 100_000          # so many tokens' keys and values are meant to be in memory at a time: 4 GB for the 270M LLM in fp32
 
 
 class PackedDecoder:
@@ -83,12 +83,13 @@ class PackedDecoder:
         return out.flatten(1, 2)
 
     def stored(self, store, layer, new, length):
-        """All rows' keys, or values, up to `length`, with the new ones. The store grows by doubling: no copy for every token."""
+        """All rows' keys, or values, up to `length`, with the new ones. The store doubles, up to HELD: hardly a copy a token."""
         if layer not in store:
             store[layer] = new.new_zeros(self.used, new.shape[1], length, new.shape[2])
         elif store[layer].shape[2] < length:
-            room = max(length, min(2 * store[layer].shape[2], HELD // self.used)) - store[layer].shape[2]
-            store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, room))
+            have, most = store[layer].shape[2], HELD // self.used
+            room = max(length, min(2 * have, most)) if length <= most else length + length // 8
+            store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, room - have))
         store[layer][self.row, :, self.position] = new
         return store[layer][:, :, :length]
 
@@ -145,15 +146,15 @@ class PackedDecoder:
         """How many sequences of `length` tokens, prompt and output, are decoded at a time."""
         return max(1, min(self.rows, HELD // length))
 
-    def run(self, cursors, prompts, end, admit=256, rows=None):
+    def run(self, cursors, prompts, end, admit=256, used=None):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
-        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `rows`: how many sequences are decoded at a
-        time, at most the decoder's.
+        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `used`: how many rows are, of the
+        decoder's.
         """
         prompts = [tuple(prompt) for prompt in prompts]
-        self.used, self.keys, self.values = rows or self.rows, {}, {}
+        self.used, self.keys, self.values = used or self.rows, {}, {}
         yield from (index for index, cursor in enumerate(cursors) if cursor.done)      # nothing to choose: one word
         waiting = [index for index, cursor in enumerate(cursors) if not cursor.done][::-1]
         active, length, held = {}, {}, {}                           # row -> cursor's index, tokens that it holds, prompt that it holds

@@ -31,6 +31,7 @@ from collections import Counter
 from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-\S+")      # a tag of a slot frame
+_ECHO = re.compile(r"\W*sentence\b[^:]{0,5}:", re.IGNORECASE)          # what stands before a sentence in the prompt, or is like it
 
 
 def _lines(task, input, answer):
@@ -47,17 +48,17 @@ def _lines(task, input, answer):
 
 
 def _own_lines(task, input, answer):
-    """These lines, each without the prompt's `Parse:`, and without those that repeat the input, `Sentence: …`; up to where an LLM goes on
-    with another sentence."""
+    """The answer's lines up to where it goes on with another sentence, without the prompt's `Parse:` and an echo of the input, `Sentence:
+    …`. ValueError where nothing is left. (Where such words are the input's own, they stay.)"""
     own = []
     for line in _lines(task, input, answer):
-        if line.startswith("Sentence:") and not input.startswith("Sentence:"):
-            if split_words(line.removeprefix("Sentence:")) != split_words(input):
+        if (echo := _ECHO.match(line)) and not _ECHO.search(input):
+            if "".join(split_words(line[echo.end():])) != "".join(split_words(input)):          # in whatever spacing
                 break
-        else:
-            own.append(line if input.startswith(task.answer_name) else line.removeprefix(task.answer_name))
+        elif found := (line if task.answer_name in input else line.removeprefix(task.answer_name)).removesuffix("```").strip(" \t\r"):
+            own.append(found)
     if not own:
-        raise ValueError("an answer about another sentence")
+        raise ValueError("no answer about this sentence")
     return own
 
 
@@ -152,8 +153,8 @@ class TreeTask:
     def read(self, input, answer):
         """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input.
 
-        It is the first line that is one, for a chat model may introduce it, or several lines, as long as brackets are open. The first of
-        them alone has precedence, for an LLM that has left a bracket open may go on with the next demonstration.
+        It is the first line that is one, for a chat model may introduce it, or several, joined while brackets are open. Of these the first
+        is tried alone before, the others alone after: the open bracket may be the introduction's.
         """
         words, blocks, still_open, problem = split_words(input), [[]], 0, None
         for line in _own_lines(self, input, answer):

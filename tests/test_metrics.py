@@ -445,6 +445,9 @@ def test_cli_reads_gold_as_a_data_folder_holds_it(files, capsys, tmp_path):
         main(["gold.jsonl", "pred.jsonl", "--metric", "slots", "--json"])
         found = json.loads(capsys.readouterr().out)
         assert (found["f1"], found["valid"]) == figures
+    write("gold.jsonl", "fell 3\\/4 -LRB-", "(S (VBD fell) (NP (CD 3\\/4) (-LRB- -LRB-)))")               # an input may keep Penn's escapes
+    main(["gold.jsonl", "gold.jsonl", "--metric", "evalb", "--json"])
+    assert json.loads(capsys.readouterr().out)["f1"] == 100
     for metric, input, output in (("bracket", "The cat sat .", "( ( The cat ) sat )"), ("slots", "fly to Rome", "O O"),
                                   ("evalb", "The dog", "(NP (DT The) (NN cat))"), ("evalb", "The cat sat down", "((The cat) (sat down))")):
         write("gold.jsonl", input, output)

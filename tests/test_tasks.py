@@ -343,7 +343,10 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     (SLOTS, "a b", "Here you go:\nO B-x", "O B-x"),
     (SLOTS, "a b", "Sentence: a b\nTags: a O b B-x", "O B-x"),
     (SLOTS, "a b", "a O\nb B-x", "O B-x"),
-    (SLOTS, "a b", "Tags:\nO zebra", "O O")])
+    (SLOTS, "a b", "Tags:\nO zebra", "O O"), (SLOTS, "a b", "Sentence: a b\nTags:\nO zebra", "O O"), (SLOTS, "a b", "```\nO B-x```", "O B-x"),
+    (TREE, "He left .", "Sentence: He left.\nParse: ( ( He left ) . )", "( ( He left ) . )"),
+    (TREE, "use Sentence: as header", "( ( use\nSentence: ) ( as header ) )", "( ( use Sentence: ) ( as header ) )"),
+    (TREE, "the Parse: tag", "( the\nParse: tag )", "( the Parse: tag )")])
 def test_a_chat_model_may_introduce_its_answer(task, input, answer, wanted):
     assert task.read(input, answer) == wanted
 
@@ -352,7 +355,7 @@ def test_a_chat_model_may_introduce_its_answer(task, input, answer, wanted):
     (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g\nTags: O B-x O"),                   # three tags and `Tags:`, of another sentence
     (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g h\nTags: O B-x O O"),               # as many tags, of another sentence
     (SLOTS, "a b", "a b"), (SLOTS, "a b", "zebra quokka"),                                     # no tag at all
-    (SLOTS, "a b", "Sentence: c d\nTags: O B-x"), (TREE, "a b", "Sentence: c d\nParse: ( a b )"),
+    (SLOTS, "a b", "Sentence: c d\nTags: O B-x"), (SLOTS, "a b", "**Sentence 2:** c d\nTags: O B-x"), (TREE, "a b", "Sentence: c d\nParse: ( a b )"),
     (TREE, "a b c", "( ( a b )\nSentence: c\n( c ) )")])
 def test_what_an_llm_says_of_another_sentence_is_no_answer(task, input, answer):
     with pytest.raises(ValueError):
