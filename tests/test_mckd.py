@@ -139,12 +139,12 @@ class Spy:
             student.gold, student.finetuned_with = list(examples), (arguments, named)
         return student
 
-    def label(self, student, inputs, *arguments, **named):
+    def label(self, student, inputs, *arguments, samples, beside, weight):
         assert student.examples is not None
         if student.number == self.breaks_at:
             raise KeyboardInterrupt
         student.labelled += inputs
-        student.samples, student.teachers, student.weight = arguments[3:]
+        student.samples, student.teachers, student.weight = samples, beside, weight
         return [Label(x, f"by {student.number}", -0.25) for x in inputs]
 
     def save_student(self, student, folder):
@@ -837,7 +837,7 @@ def test_sentences_without_anything_to_score_are_said(words, f1, here, monkeypat
     make_folder(here / "data", "tree")
     write_jsonl(here / "data/test.jsonl", [Example(x, f"( {x} )") for x in words])
     spy = Spy(monkeypatch)
-    monkeypatch.setattr(mckd, "label", lambda student, inputs, *rest: [Label(x, f"( {x} )", 0.0) for x in inputs])
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_, **__: [Label(x, f"( {x} )", 0.0) for x in inputs])
     run(monkeypatch, "--data", "data", "--method", "sft", "--out", "run")
     results, left_out = json.loads((here / "run/results.json").read_text()), 1 if f1 else 2
     assert results["test"] == {"f1": f1, "valid": f1} and results["test_left_out"] == left_out and spy.students
@@ -1077,7 +1077,7 @@ def test_exact_match_of_free_text_is_reported_too(here, monkeypatch, capsys):
     first, *others = read_jsonl("data/test.jsonl")
     write_jsonl(here / "data/test.jsonl", [first, *(x._replace(output=f"{x.output} again") for x in others)])
     monkeypatch.setattr(mckd, "train", lambda student, *_: student)
-    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_: [Label(x, " ".join(x.split()[::-1])) for x in inputs])
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_, **__: [Label(x, " ".join(x.split()[::-1])) for x in inputs])
     run(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--stages", 1, "--out", "run")
     assert "Exact match of the final student: 25.0%" in capsys.readouterr().out
     assert check_results(here / "run", 1)["stages"][0]["students"][0]["complete"] == 25
@@ -1123,7 +1123,7 @@ def test_every_student_begins_with_the_same_weights(here, monkeypatch):
         begun.append(real(*arguments, **named).model.state_dict())
         return spy.make_student(*arguments, **named)
     monkeypatch.setattr(mckd, "make_student", make_student)
-    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_: [Label(x, f"( {x} )", -0.5) for x in inputs])
+    monkeypatch.setattr(mckd, "label", lambda student, inputs, *_, **__: [Label(x, f"( {x} )", -0.5) for x in inputs])
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "run")
     assert len(begun) == 3
     for weights in begun[1:]:
