@@ -10,8 +10,8 @@ A student trained on an LLM's noisy pseudolabels learns the pattern of the good 
 can only memorise them, one by one. Hence it is often better than the LLM on inputs that it was *not* trained on. So two
 students, each trained on one half of the unlabeled data, relabel each other's half, stage after stage, and a last student
 is trained on both halves. (Beyond the paper, students learn from the labeled examples, too, and `tiny` writes a tree by the
-vote of several outputs, and of the teacher's label where a pair relabels; the paper's way: --gold-epochs 0 --samples 1.) Read
-`mckd()` first; below it stand what it calls, and the command line.
+vote of several outputs, and of the teacher's label where a pair relabels; the paper's way: --gold-epochs 0 --samples 1. Students
+decode under the task's constraint in any case.) Read `mckd()` first; below it stand what it calls, and the command line.
 """
 import hashlib
 import json
@@ -47,8 +47,8 @@ LARGE = 20_000                           # inputs of a half: from there on a pai
 def mckd(run, D_labeled, D_unlabeled, t, n, cross=True):
     """n-stage MCKD (Figure 1 of the paper). Returns the final student, s^n, trained.
 
-    D_labeled: Examples with gold, on which every student is finetuned after its pseudolabels, among which `--gold-copies` puts them,
-        too; the paper's students learn from pseudolabels alone, which is an empty list (`--gold-epochs 0`)
+    D_labeled: Examples with gold. Every student learns these, too: `--gold-copies` times among its pseudolabels, then `--gold-epochs`
+        on them alone. The paper's students learn from pseudolabels only: then this list is empty (`--gold-epochs 0`)
     D_unlabeled: inputs (str), all different; DataError for fewer than 4
     t: the teacher; t.label(inputs) gives {input: Label}
     n: stages, the final one included; 1 is vanilla KD. "auto": as long as a pair's labels seem better than those that it learnt from
@@ -138,9 +138,9 @@ class Student:
         recipe = RECIPES[student.kind].changed(epochs=run.settings.epochs, lr=run.settings.lr, batch_size=run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
         examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
-        self.teach(student, examples, recipe, seed, "training")
+        self.fit(student, examples, recipe, seed, "training")
         if self.gold:
-            self.teach(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
+            self.fit(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         weight = run.settings.teacher_weight
         y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
         labels = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
@@ -151,7 +151,7 @@ class Student:
                                "seconds": round(time.perf_counter() - began, 1)})
         write_jsonl(self.file, labels)
 
-    def teach(self, student, examples, recipe, seed, what):
+    def fit(self, student, examples, recipe, seed, what):
         train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
               lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}), self.place)
 

@@ -26,8 +26,6 @@ Four different scores are called F1 here. `bracket_scores` is the paper's: unlab
 whole corpus, `text_scores` tokens, a mean over sentences. Their numbers are not comparable with each other.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import unicodedata
@@ -190,10 +188,10 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
     unreadable, or has other leaves after deletion is left out of everything (EVALB's "skip" and "error"), so look at
     `valid` before praising an F1. "complete" is a share of the sentences that were scored.
 
-    Three differences. Predictions without tags, which EVALB cannot read, take gold's for what to delete: `(S (NP The cat)
+    Four differences. Predictions without tags, which EVALB cannot read, take gold's for what to delete: `(S (NP The cat)
     (VP sat))` is scored by its labels, also where every constituent is one word, as in `(S (NP mice) (VP died))`; brackets
     without labels match nothing. Escapes are undone before words are compared, so `1\\/2` is `1/2`. F1 is 0 where EVALB
-    prints nan.
+    prints nan. A constituent without any leaf, an inner bracket without a label, and two trees on a line are unreadable.
 
     Raises GoldError for gold that is not a Penn tree.
     """
@@ -363,20 +361,19 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     _same_length(a, b)
     _same_length(inputs, a)
     sentences = [split_words(sentence) for sentence in inputs]
-    if kind == "slots":
-        a = [text if _predicted_tags(text, len(words)) else " ".join("O" for _ in words) for text, words in zip(a, sentences)]
-    if kind == "text":
+    if kind == "tree":
+        f1s = []
+        for a_text, b_text, words in zip(a, b, sentences):
+            keep = [not is_punctuation(unescape(word)) for word in words]
+            if sum(keep) > 1:
+                a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
+                f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
+    elif kind == "text":
         each = score(kind, a, b)["per_sentence"]
         f1s = [found["f1"] if split_words(text) else 0.0 for text, found in zip(a, each)]       # two empty texts are no answers
-        return sum(f1s) / len(f1s) if f1s else 0.0
-    if kind != "tree":
+    else:                                   # slots, over all chunks; what is no valid answer is all O, for a stands in gold's place
+        a = [text if _predicted_tags(text, len(words)) else " ".join("O" for _ in words) for text, words in zip(a, sentences)]
         return score(kind, a, b)["f1"]
-    f1s = []
-    for a_text, b_text, words in zip(a, b, sentences):
-        keep = [not is_punctuation(unescape(word)) for word in words]
-        if sum(keep) > 1:
-            a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
-            f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
     return sum(f1s) / len(f1s) if f1s else 0.0
 
 

@@ -121,9 +121,9 @@ def train_tokenizer(texts, symbols, size=4000):
         sentence_iterator=iter(texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
         character_coverage=0.9995 if symbols else 1.0, max_sentence_length=10 ** 9,
         normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    unigram = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     # A symbol is added below. If the letter O were an item, too, the tag O would be the same one, and the O of CHO no part of a word.
-    vocabulary = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces)) if pieces.id_to_piece(i) not in symbols}
+    vocabulary = {unigram.id_to_piece(i): unigram.get_score(i) for i in range(len(unigram)) if unigram.id_to_piece(i) not in symbols}
     # Of a small corpus SentencePiece keeps few whole words, though most are worth an item: sequences get half as long.
     counts = Counter(word for text in texts for word in split_words(text))
     for word, count in counts.most_common(size - len(vocabulary)):
@@ -156,7 +156,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
     seconds; the student is then ready to label, too. `place`: the line of the progress bar, where there are several. DataError where there
     are no examples, one is no answer about its input, or the loss is no number any more."""
     torch.manual_seed(seed)
-    shuffle = random.Random(seed)
+    rng = random.Random(seed)
     student.cut = 0
     try:
         encoded = TokenArrays((student.encode_example(x.input, x.output) for x in examples), len(student.tokenizer))
@@ -184,7 +184,7 @@ def train(student, examples, recipe, seed=0, title="training", quiet=False, on_e
         for epoch in range(1, epochs + 1):
             student.model.train()
             began, losses = time.perf_counter(), []
-            for batch in length_bucketed_batches(lengths, recipe.batch_size, shuffle):
+            for batch in length_bucketed_batches(lengths, recipe.batch_size, rng):
                 loss = student.loss([encoded[i] for i in batch])
                 loss.backward()
                 if recipe.optimizer != "Adafactor":             # which bounds its updates itself
@@ -289,9 +289,9 @@ class Seq2SeqStudent:
         return embedded + read.gather(1, following)
 
     @torch.inference_mode()
-    def label_each(self, inputs, chances=None, batch_size=256):
+    def label_each(self, inputs, rngs=None, batch_size=256):
         """Yields (index, Label), longest inputs first, so that a batch holds inputs of similar length. (256 at a time are six
-        times as fast as 8.) `chances`: every input's, as in Cursor."""
+        times as fast as 8.) `rngs`: every input's, as in Cursor."""
         lengths = [len(self.encode_input(input)) for input in inputs]
         order = sorted(range(len(inputs)), key=lambda i: -lengths[i])
         order, too_long = those_that_fit(order, inputs, lengths, self.task, self.encode, self.limit, apart=True)
@@ -300,7 +300,7 @@ class Seq2SeqStudent:
             self.t5.prepare(fast_dtype(self.device))
         vocabulary = torch.arange(min(len(self.tokenizer), self.model.config.vocab_size)) if self.task.kind == "text" else None
         for batch in labelling_batches(order, lengths, batch_size):
-            cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, chances and chances[i])
+            cursors = [make_cursor(self.task, inputs[i], self.encode, self.end, lengths[i], vocabulary, self.limit, rngs and rngs[i])
                        for i in batch]
             ids = padded([self.encode_input(inputs[i]) for i in batch], self.pad, self.device)
             self.decode(cursors, T5Decoder(self, ids, ids != self.pad) if self.t5 else AnyDecoder(self.model, ids, ids != self.pad))
@@ -330,6 +330,7 @@ class CausalStudent:
         self.end = line_ends(tokenizer)
         self.begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.limit = context_length(model)
+        self.attention = model.config._attn_implementation      # for training; PackedDecoder sets its own
         self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False
@@ -347,7 +348,7 @@ class CausalStudent:
         """Mean cross-entropy over target tokens, among those tokens that targets have held so far. There are logits only where a target
         stands, and only of these few thousand tokens of 262,144: three times as fast a step."""
         rows = [source + target for source, target in batch]
-        self.model.set_attn_implementation("sdpa")              # PackedDecoder has left its own
+        self.model.set_attn_implementation(self.attention)
         # The state that predicts a target token is the one before it.
         where = [(n, len(source) - 1 + t) for n, (source, target) in enumerate(batch) for t in range(len(target))]
         row, position = torch.tensor(where, device=self.device).T
@@ -355,16 +356,17 @@ class CausalStudent:
         targets = torch.searchsorted(known, torch.tensor([t for _, target in batch for t in target], device=self.device))
         with autocast(self.device):
             hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
-            logits = hidden[row, position] @ self.model.get_output_embeddings().weight[known].T
-        return cross_entropy(logits.float(), targets)
+            logits = (hidden[row, position] @ self.model.get_output_embeddings().weight[known].T).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)           # as candidate_logits: Gemma 2's
+        return cross_entropy(torch.tanh(logits / cap) * cap if cap else logits, targets)
 
     def weights(self):
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def label_each(self, inputs, chances=None):
+    def label_each(self, inputs, rngs=None):
         decoder = PackedDecoder(self.model, prompt=self.begin)
         vocabulary = torch.tensor(sorted(self.vocabulary)) if self.task.kind == "text" else None
-        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, chances)
+        yield from label_with_causal_lm(decoder, self.task, inputs, self.encode, vocabulary, rngs)
 
 
 def label(student, inputs, title="labelling", quiet=False, place=None, samples=None, beside=None, weight=0):
@@ -381,9 +383,9 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
     with tqdm(total=samples * len(inputs), desc=title, unit="output", disable=quiet, position=place, leave=place is None) as progress:
         for begin in range(0, len(inputs), step):
             asked = [(x, n) for x in inputs[begin:begin + step] for n in range(samples)]
-            chances = [random.Random(f"{student.seed} {n} {x}") for x, n in asked] if samples > 1 else None
+            rngs = [random.Random(f"{student.seed} {n} {x}") for x, n in asked] if samples > 1 else None
             found = [None] * len(asked)
-            for i, one in student.label_each([x for x, _ in asked], chances):
+            for i, one in student.label_each([x for x, _ in asked], rngs):
                 if one.score is not None and not math.isfinite(one.score):      # the last step of training may have done it
                     raise DataError(f"{title}: the score of a label is {one.score}: the learning rate was too high")
                 found[i] = one
@@ -398,14 +400,16 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
 class TunedTeacher(Teacher):
     """`--teacher tuned:MODEL`: a student trained on the labeled split stands in for the prompted LLM."""
 
-    def __init__(self, spec, task, data, seed, device, quiet=False):
-        self.spec, self.task, self.labeled, self.seed, self.device, self.quiet = spec, task, data.labeled, seed, device, quiet
+    def __init__(self, spec, task, splits, seed, device, quiet=False):
+        self.spec, self.task, self.labeled, self.seed, self.device, self.quiet = spec, task, splits.labeled, seed, device, quiet
         self.student, self.texts = None, []
         if student_kind(spec) == "tiny":                    # its vocabulary is made of these; a pretrained model needs none
-            self.texts = [x.input for x in data.labeled + data.unlabeled] + [x.output for x in data.labeled] * (task.kind == "text")
-        self.name = f"tuned:{spec}, trained on {len(data.labeled)} gold examples"
+            self.texts = [x.input for x in splits.labeled + splits.unlabeled]
+            if task.kind == "text":
+                self.texts += [x.output for x in splits.labeled]
+        self.name = f"tuned:{spec}, trained on {len(splits.labeled)} gold examples"
         recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
-        self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, data.labeled, self.texts])
+        self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, splits.labeled, self.texts])
 
     def label(self, inputs):
         if self.student is None:
@@ -414,12 +418,12 @@ class TunedTeacher(Teacher):
         yield from self.student.label_each(inputs)
 
 
-def tuned_teacher(spec, task, data, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
+def tuned_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), votes=1, quiet=False):
     """The teacher that `tuned:MODEL` names; with `votes`, as many, of other seeds, that vote. DataError where it names no model."""
     model = spec.removeprefix("tuned:")
     if not model:
         raise DataError(f"--teacher {spec}: expected a model behind it, such as tuned:gguf:FILE")
-    members = [partial(TunedTeacher, model, task, data, seed + 1000 * k, device, quiet) for k in range(votes)]
+    members = [partial(TunedTeacher, model, task, splits, seed + 1000 * k, device, quiet) for k in range(votes)]
     return VotingTeacher(task, members, quiet) if votes > 1 else members[0]()
 
 

@@ -84,7 +84,10 @@ def read_answers(task, answers, scored=False):
     if unreadable:
         input, output = next(iter(unreadable.items()))
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
-              f"they {'score 0' if scored else f'become {task.last_resort}'}", file=sys.stderr)
+              f"they {'score 0' if scored else f'become {task.last_resort}'} (task.json's instruction may say what is wanted)",
+              file=sys.stderr)
+    if task.kind == "slots" and task.unknown:
+        print(f"The teacher's answers have tags that the task does not know, such as {min(task.unknown)!r}; they become O", file=sys.stderr)
     return found
 
 
@@ -104,8 +107,8 @@ class LLMTeacher(Teacher):
         self.prompt = few_shot_prompt(task, demonstrations)
         self.spec, self.task, self.device, self.decoder = spec, task, device, None
         self.free = free or task.kind == "text"
-        self.name = f"{spec}, {len(demonstrations)} demonstrations{', decoding freely' * free}"
-        self.key = f"{'free ' * free}{identified(spec)}\n{task.config()}\n{self.prompt}"
+        self.name = f"{spec}, {len(demonstrations)} demonstrations{', decoding freely' if free else ''}"
+        self.key = f"{'free ' if free else ''}{identified(spec)}\n{task.config()}\n{self.prompt}"
 
     def label(self, inputs):
         """Yields (index, Label) as they are decided, longest inputs first."""
@@ -119,14 +122,14 @@ class LLMTeacher(Teacher):
                 raise DataError(f"{self.spec}: the few-shot prompt has {len(prompt):,} tokens and the model takes {most:,}; "
                                 "use shorter (--max-words) or fewer (--labeled) examples")
             self.decoder = PackedDecoder(self.model, prompt=prompt)
-        vocabulary = torch.arange(self.model.config.vocab_size) if self.free else None
+        vocabulary = torch.arange(self.model.config.get_text_config().vocab_size) if self.free else None
         yield from label_with_causal_lm(self.decoder, self.task, inputs, self.encode, vocabulary)
 
 
-def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances=None):
+def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, rngs=None):
     """Label `inputs` with a PackedDecoder; yields (index, Label). An input that the model cannot take gets the fallback.
 
-    `vocabulary`: a tensor of the token ids that a free answer may use; without it the task constrains the answer. `chances`: every
+    `vocabulary`: a tensor of the token ids that a free answer may use; without it the task constrains the answer. `rngs`: every
     input's, as in Cursor.
     """
     tokenizer = encode.tokenizer
@@ -145,7 +148,7 @@ def label_with_causal_lm(decoder, task, inputs, encode, vocabulary=None, chances
         used = at_once[fits[begin]]                                     # those of which twice as many have room come in the next part
         part = list(takewhile(lambda i: at_once[i] < 2 * used, fits[begin:begin + PREPARED]))
         begin += len(part)
-        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], chances and chances[i])
+        cursors = [make_cursor(task, inputs[i], encode, end, lengths[i], vocabulary, room - lengths[i], rngs and rngs[i])
                    for i in part]
         with converted_once(decoder.model):
             for n in decoder.run(cursors, [prompt(i) for i in part], end, used=used):
@@ -268,22 +271,22 @@ def check_options(spec, base_url, free, votes):
         raise DataError(f"--teacher {spec}: expected hf:, gguf:, openai: or tuned: where {votes} labels of a sentence are voted")
 
 
-def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
-    """The teacher that `--teacher SPEC` names. The first DEMONSTRATIONS of `data.labeled` stand in the prompt; with `votes`, for each
+def make_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), base_url=None, free=False, votes=1, quiet=False):
+    """The teacher that `--teacher SPEC` names. The first DEMONSTRATIONS of `splits.labeled` stand in the prompt; with `votes`, for each
     further label of an input as many at random (all in another order, where there are no more). `free` is for a local LLM."""
     check_options(spec, base_url, free, votes)
-    demonstrations = data.labeled[:DEMONSTRATIONS[task.kind]]
+    demonstrations = splits.labeled[:DEMONSTRATIONS[task.kind]]
     if votes > 1:
-        shown = [demonstrations] + [random.Random(k).sample(data.labeled, len(demonstrations)) for k in range(1, votes)]
-        return VotingTeacher(task, [partial(make_teacher, spec, task, replace(data, labeled=some), seed, device, base_url, free)
+        shown = [demonstrations] + [random.Random(k).sample(splits.labeled, len(demonstrations)) for k in range(1, votes)]
+        return VotingTeacher(task, [partial(make_teacher, spec, task, replace(splits, labeled=some), seed, device, base_url, free)
                                     for some in shown], quiet)
     kind, _, rest = spec.partition(":")
     if spec == "auto":
-        kept = data.folder / "pseudolabels.jsonl"
+        kept = splits.folder / "pseudolabels.jsonl"
         if not kept.is_file():
-            raise DataError(f"{data.folder}: no pseudolabels.jsonl to replay; name a teacher, for example "
+            raise DataError(f"{splits.folder}: no pseudolabels.jsonl to replay; name a teacher, for example "
                             "--teacher gguf:FILE, --teacher hf:NAME_OR_FOLDER or --teacher openai:MODEL"
-                            + " (to go back to the bundled sample, move this folder elsewhere)" * (data.folder.name == "real"))
+                            + (" (to go back to the bundled sample, move this folder elsewhere)" if splits.folder.name == "real" else ""))
         return ReplayTeacher(kept, task)
     if kind == "replay" and rest:
         return ReplayTeacher(rest, task)
@@ -298,7 +301,7 @@ def make_teacher(spec, task, data, seed=0, device=torch.device("cpu"), base_url=
             rate = -1
         if not 0 <= rate <= 1:
             raise DataError(f"--teacher noisy:RATE: expected a rate from 0 to 1, found {rest!r}")
-        gold = {x.input: x.output for split in (data.unlabeled, data.valid, data.test, data.labeled) for x in split if x.output}
+        gold = {x.input: x.output for split in (splits.unlabeled, splits.valid, splits.test, splits.labeled) for x in split if x.output}
         return NoisyTeacher(rate, task, gold, seed)
     raise DataError(f"--teacher {spec}: expected auto, replay:FILE, hf:NAME_OR_FOLDER, gguf:FILE, openai:MODEL or noisy:RATE "
                     "(and for mckd.py tuned:MODEL)")

@@ -118,7 +118,7 @@ class ChatServer:
                 problem = "expected text in its answer, found something else"
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code} {http.client.responses.get(error.code, '')}{reason(error, key)}"
-                problem += "; OPENAI_API_KEY is not set" * (error.code == 401 and not key)
+                problem += "; OPENAI_API_KEY is not set" if error.code == 401 and not key else ""
                 kind = Refused if error.code in (400, 422) else DataError
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break

@@ -17,7 +17,8 @@ from data.splits import DataError
 
 
 def download(address: str, path: Path, sha256: str | None = None) -> None:
-    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. Raises DataError."""
+    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. `sha256`: of the
+    whole file; one with another is removed. Raises DataError."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +44,7 @@ def download(address: str, path: Path, sha256: str | None = None) -> None:
             reason = getattr(error, "reason", None) or error
             raise DataError(f"{address}: cannot be downloaded ({reason}). The same command continues where this one stopped; "
                             "a copy that you have elsewhere is named by --source FOLDER_OR_ARCHIVE") from None
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
-    if sha256 and found != sha256:
+    if sha256 and (found := hashlib.sha256(part.read_bytes()).hexdigest()) != sha256:
         part.unlink()
         raise DataError(f"{address}: expected a file with sha256 {sha256}, found {found}; it has been removed")
     os.replace(part, path)

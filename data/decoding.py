@@ -66,12 +66,11 @@ class Cursor:
 
     `queue` holds the tokens decided on but not yet fed to the model. When it is empty, `options()` are the tokens that may
     come next and `choose` takes one. `done` says that the output is complete; what is then left in `queue` need not be fed.
-    `chance` is a random.Random of its own if its options are to be drawn; all cursors of a batch have one, or none has.
+    `rng` is a random.Random of its own if its options are to be drawn; all cursors of a batch have one, or none has.
     """
-    chance = None
 
-    def __init__(self, task, input, encode):
-        self.task, self.words, self.encode = task, split_words(input), encode
+    def __init__(self, task, input, encode, rng=None):
+        self.task, self.words, self.encode, self.rng = task, split_words(input), encode, rng
         self.state = task.start(self.words)
         self.queue, self.pieces = [], []
         self.live, self.depth = [], 0           # the pieces still possible here, and how many tokens of them are written
@@ -83,8 +82,9 @@ class Cursor:
         while True:
             pieces = self.state.choices()
             live = {}
-            for piece in pieces:                    # ( and a fullwidth one may be the same tokens, which a model cannot tell apart:
-                live.setdefault(self.encode(piece), piece)                      # the first stands for both
+            # `(` and a fullwidth one may be the same tokens, which a model cannot tell apart: the first stands for both.
+            for piece in pieces:
+                live.setdefault(self.encode(piece), piece)
             if len(live) > 1:
                 self.live, self.depth = [(piece, ids) for ids, piece in live.items()], 0
                 return
@@ -141,10 +141,9 @@ class Cursor:
 
 class FreeCursor:
     """An output about which the task assumes nothing: any of `vocabulary` may come next, until `end` or `limit` tokens."""
-    chance = None
 
-    def __init__(self, tokenizer, end, limit, vocabulary):
-        self.tokenizer, self.end, self.limit, self.vocabulary = tokenizer, end, limit, vocabulary
+    def __init__(self, tokenizer, end, limit, vocabulary, rng=None):
+        self.tokenizer, self.end, self.limit, self.vocabulary, self.rng = tokenizer, end, limit, vocabulary, rng
         self.queue, self.tokens = [], []
         self.done, self.logprob, self.choices = False, 0.0, 0
 
@@ -171,20 +170,17 @@ def output_room(task, length, free=False):
     return 32 + 4 * length + 4 * getattr(task, "longest", 0) if free else 3 * length
 
 
-def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, chance=None):
+def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9, rng=None):
     """The cursor for one output of this task, bound by its constraint; with a `vocabulary`, a tensor of the token ids that it
     may use, a free one. That ends after 32 tokens, 4 for each of its input's (`length` in all) and 4 for each word of the longest labeled
-    output, or where the model has no more `room` (in tokens). `chance`: as in Cursor."""
+    output, or where the model has no more `room` (in tokens). `rng`: as in Cursor."""
     if vocabulary is None:
-        cursor = Cursor(task, input, encode)
-    else:
-        cursor = FreeCursor(encode.tokenizer, end, min(room, output_room(task, length, free=True)), vocabulary)
-    cursor.chance = chance
-    return cursor
+        return Cursor(task, input, encode, rng)
+    return FreeCursor(encode.tokenizer, end, min(room, output_room(task, length, free=True)), vocabulary, rng)
 
 
 def choose(cursors, logits_of, end):
-    """Let every cursor take its likeliest option or, if they have a `chance`, one drawn by its probability. `end`: a list of the token
+    """Let every cursor take its likeliest option or, if they have a `rng`, one drawn by its probability. `end`: a list of the token
     ids that end an output; where a constrained one may end or go on, the likeliest of them stands for its end.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few
@@ -205,9 +201,9 @@ def choose(cursors, logits_of, end):
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
     logprobs = logits.log_softmax(-1)
-    if cursors[0].chance:                           # each of its own, so that what it draws does not depend on who else is in the batch
+    if cursors[0].rng:                           # each of its own, so that what it draws does not depend on who else is in the batch
         upto = logprobs.exp().cumsum(-1)
-        drawn = torch.tensor([[cursor.chance.random()] for cursor in cursors], dtype=torch.float64)
+        drawn = torch.tensor([[cursor.rng.random()] for cursor in cursors], dtype=torch.float64)
         taken = (upto <= drawn * upto[:, -1:]).sum(-1, keepdim=True)
     else:
         taken = logprobs.argmax(-1, keepdim=True)

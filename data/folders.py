@@ -48,8 +48,11 @@ def run_folder(settings, data):
     trained = settings.method != "teacher"
     parts = ["-".join(data.parts[-2:]) if data.name == "real" else data.resolve().name]
     parts += [f"{settings.method}{settings.stages}" if settings.method in ("mckd", "own") else settings.method]
-    teacher = "tuned-" * settings.teacher.startswith("tuned:") + Path(settings.teacher.removeprefix("tuned:")).name
-    parts += [teacher] * (settings.method != "sft") + [settings.student] * trained
+    if settings.method != "sft":
+        teacher = Path(settings.teacher.removeprefix("tuned:")).name
+        parts.append(f"tuned-{teacher}" if settings.teacher.startswith("tuned:") else teacher)
+    if trained:
+        parts.append(settings.student)
     optional = ("free", "votes", "samples", "teacher_weight", "labeled", "gold_epochs", "gold_copies", "unlabeled", "test", "max_words",
                 "epochs", "batch_size", "lr")
     changed = {name: getattr(settings, name) for name in optional if getattr(settings, name) != getattr(type(settings), name)
@@ -255,8 +258,8 @@ def finished(folder):
 
 
 def logged_seconds(folder, who=None):
-    """What the log says that this student, or "teacher", or all of them took; None where it says nothing. What was interrupted is not
-    counted, and what was done twice, because a crash came before its file was written, once."""
+    """The seconds that the log has for this student, or "teacher", or for all of them; None for one that it does not name. What was
+    interrupted is not counted, and what was done twice, because a crash came before its file was written, once."""
     seconds = {}
     for event in logged(folder):
         if event.get("event") == "teacher":

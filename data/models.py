@@ -148,7 +148,8 @@ def converted_gguf(file):
 def context_length(model):
     """How many tokens the model takes. Where its config names no limit, memory sets one to an encoder-decoder such as T5: its
     attention takes the square of a sentence's length. A causal LM then has practically none."""
-    return getattr(model.config, "max_position_embeddings", None) or (2048 if model.config.is_encoder_decoder else 10 ** 9)
+    named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return named or (2048 if model.config.is_encoder_decoder else 10 ** 9)
 
 
 def fast_bf16(device):

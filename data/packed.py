@@ -39,6 +39,9 @@ class PackedDecoder:
         if model.config._attn_implementation != "packed" or other_layers:
             raise DataError(f"{model.config.model_type}: expected a causal LM whose layers mix tokens by attention alone, through "
                             "transformers' attention interface")
+        scales = [getattr(model.config, name, 1) for name in ("logit_scale", "logits_scaling")]            # Cohere's, Granite's
+        if getattr(model.get_output_embeddings(), "bias", None) is not None or scales != [1, 1]:          # Phi's
+            raise DataError(f"{model.config.model_type}: expected a causal LM whose logits are states times output matrix, and no more")
         for begin in range(0, len(prompt), 128):
             chunk = list(prompt[begin:begin + 128])
             self.feed([0] * len(chunk), range(len(chunk)), chunk)
@@ -198,8 +201,9 @@ class PackedDecoder:
 
 def _packed_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, packed=None,
                       s_aux=None, **_):
-    if s_aux is not None:
-        raise DataError(f"{module.config.model_type}: expected a causal LM without attention sinks")
+    if packed is None or s_aux is not None:
+        raise DataError(f"{module.config.model_type}: expected a causal LM that hands keyword arguments on to its attention, and without "
+                        "attention sinks")
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))                 # (N, heads, size)
     scaling = scaling or query.shape[-1] ** -0.5
     return packed.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap)[None], None

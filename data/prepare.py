@@ -191,9 +191,10 @@ PUBLISHED = {"craft": 30830, "atis": 5871, "snips": 14484}              # senten
 
 def fetch(corpus: str, cache: Path) -> Path:
     """Download a corpus into `cache`, unless it is there, and return what --source would have named."""
-    for file, (address, sha256) in DOWNLOADS[corpus].items():
-        download(address, cache / corpus / file, sha256)
-    return cache / corpus / file if len(DOWNLOADS[corpus]) == 1 else cache / corpus
+    folder, files = cache / corpus, DOWNLOADS[corpus]
+    for file, (address, sha256) in files.items():
+        download(address, folder / file, sha256)
+    return folder / next(iter(files)) if len(files) == 1 else folder        # one archive, or a folder of files
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 
 from data.folders import NOT_COMPARED_OF_METHOD, kept_labels, log_event, logged_seconds
 from data.splits import Data, DataError, fixed_sample, read_labels, read_pseudolabels, write_jsonl
+from data.trees import split_words
 
 
 def number_of_stages(text):
@@ -86,7 +87,7 @@ class Settings:
 
     def ignored(self):
         """The options that are given, though this method, or vanilla KD, takes no notice of them."""
-        unused = NOT_COMPARED_OF_METHOD.get(self.method, ()) + ("teacher_weight",) * (self.stages == 1)
+        unused = NOT_COMPARED_OF_METHOD.get(self.method, ()) + (("teacher_weight",) if self.stages == 1 else ())
         return [f"--{name.replace('_', '-')}" for name in dict.fromkeys(unused)
                 if getattr(self, name, None) != getattr(Settings, name, None)]
 
@@ -151,7 +152,8 @@ class Run:
         self.warn_of_tested(x.input for x in D_labeled)
         if D_labeled:
             copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
-            print(f"Students: {settings.student}; each also learns from {len(D_labeled)} labeled example{'s' * (len(D_labeled) > 1)}, "
+            examples = "1 labeled example" if len(D_labeled) == 1 else f"{len(D_labeled)} labeled examples"
+            print(f"Students: {settings.student}; each also learns from {examples}, "
                   f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
         return D_labeled, D_unlabeled
 
@@ -179,7 +181,7 @@ class Run:
         return texts
 
     def save_pseudolabels(self, stage, y):
-        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order."""
+        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order, that stage N made; stage 0 is the teacher."""
         file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
         if not file.exists():
             log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
@@ -260,7 +262,8 @@ class Run:
         return self.metrics.score(self.task.kind, gold, gold, [x.input for x in self.data.test]).get("left_out", 0)
 
     def results(self, teacher):
-        """What results.json holds. `teacher`: the teacher's scores on the test split."""
+        """What results.json holds. `teacher`: the teacher's scores on the test split. ("teacher_seconds" is None where all of its labels
+        were there before.)"""
         stages = []
         for i in sorted({student.stage for student in self.students}):
             students = [student for student in self.students if student.stage == i]
@@ -287,6 +290,11 @@ class Run:
         if self.task.kind == "tree":
             if tags := self.metrics.foreign_tags([self.task.gold(x) for x in self.data.test], [x.input for x in self.data.test]):
                 report += f"\n\nIn the test split, {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"
+        if self.task.kind == "slots":
+            tags = {tag for x in self.data.test for tag in split_words(self.task.gold(x))}
+            if unknown := sorted(tags.difference(self.task.tags)):
+                report += ("\n\nThe test split has tags that neither task.json nor the labeled examples have, so that no student can write "
+                           f"them: {', '.join(unknown[:10])}")
         learnt = [stage["pseudolabel_f1"] for stage in results["stages"]]       # those of a pair that is left out no student has learnt
         if learnt and None not in learnt and learnt[-1] < max(learnt) - 0.5:
             report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, "

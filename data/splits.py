@@ -116,7 +116,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
     for split, wanted in (("labeled", labeled), ("unlabeled", unlabeled)):
         if wanted is not None and wanted > available[split]:
             limit = "" if max_words is None else f" of at most {max_words} words"
-            advice = "ask for fewer" + ", or add some (prepare.py --labeled N sets aside N)" * (split == "labeled")
+            advice = "ask for fewer" + (", or add some (prepare.py --labeled N sets aside N)" if split == "labeled" else "")
             raise DataError(f"{folder / split}.jsonl: expected at least {wanted} examples{limit} for --{split} {wanted}, "
                             f"found {available[split]}: {advice}")
         splits[split] = splits[split][:50 if wanted is None and split == "labeled" else wanted]
@@ -229,7 +229,7 @@ def read_lines(file: BinaryIO, name: str) -> list[str]:
     lines = []
     for number, line in enumerate(file, start=1):
         try:
-            lines.append(line.removeprefix(codecs.BOM_UTF8 * (number == 1)).rstrip(b"\r\n").decode())
+            lines.append((line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip(b"\r\n").decode())
         except UnicodeDecodeError as error:
             raise DataError(f"{name}:{number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x}") from None
     return lines
@@ -329,8 +329,9 @@ def _show(value: object) -> str:
 # Writing: a file appears whole or not at all
 
 def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> None:
-    """One JSON object a line. A NamedTuple is written by its field names, without the fields that are None."""
-    rows = ({k: v for k, v in row._asdict().items() if v is not None} if isinstance(row, tuple) else row for row in rows)
+    """One JSON object a line. A NamedTuple is written by its field names: an Example without an output that is None, a Label whole."""
+    rows = ({k: v for k, v in row._asdict().items() if v is not None or isinstance(row, Label)} if isinstance(row, tuple) else row
+            for row in rows)
     write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

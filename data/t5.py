@@ -80,6 +80,7 @@ class T5:
                 for role, stack in self.stacks.items()}
 
     def norm(self, x, role, layer=0):
+        """T5's layer norm (no mean, no bias) of x (rows, tokens, d_model); `role` names its weights."""
         return rms_norm(x, x.shape[-1:], self.w[role][layer], self.config.layer_norm_epsilon).to(self.dtype)
 
     def drop(self, x):
@@ -108,8 +109,9 @@ class T5:
         weights = self.drop(scores.softmax(-1).to(keys.dtype))
         return (weights @ values).transpose(1, 2).flatten(2).to(self.dtype)
 
-    def feed_forward(self, x, stack, layer, number):
-        part = f"{stack}.layer.{number}."
+    def feed_forward(self, x, stack, layer, sublayer):
+        """The last sublayer of a block, with its residual: (rows, tokens, d_model) to the same. `sublayer`: its number in the block."""
+        part = f"{stack}.layer.{sublayer}."
         here = self.norm(x, f"{part}layer_norm", layer)
         if self.config.is_gated_act:
             here = self.activation(linear(here, self.w[f"{part}DenseReluDense.wi_0"][layer])) \

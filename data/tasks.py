@@ -20,6 +20,7 @@ Only `tree` and `slots` have these two, for in `text` any token may come next:
 Only `slots` has
     read_tags(input, output)    the tags, one a word; ValueError where the counts differ
     mended(tags) -> str         these tags, as an output, where every slot begins with B-
+    unknown                     the tags of free answers that there are not, and that have become O
 Only `text` has
     longest                     how many words the longest labeled output has
 
@@ -31,15 +32,17 @@ from collections import Counter
 from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-\S+")      # a tag of a slot frame
-_ECHO = re.compile(r"\W*sentence\b[^:]{0,5}:", re.IGNORECASE)          # what stands before a sentence in the prompt, or is like it
+_ECHO = re.compile(r"\bsentence\b[^:]{0,5}:", re.IGNORECASE)           # what stands before a sentence in the prompt, or is like it
+_AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answer, or between tags
 
 
 def _lines(task, input, answer):
-    """A chat model's answer, line by line, without Markdown's fences and an echo of the prompt's `Parse:` before it.
+    """A chat model's answer, line by line, without what it has thought before, Markdown's fences and an echo of the prompt's `Parse:`.
 
     (An input that begins with such a word is left alone.) Raises ValueError where nothing is left.
     """
-    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
+    text = re.sub(r"\A\s*<think>.*?</think>", "", answer, flags=re.DOTALL)
+    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", text, flags=re.MULTILINE).strip(" \t\r\n")
     if not input.startswith(task.answer_name):
         text = text.removeprefix(task.answer_name).lstrip(" \t\r\n")
     if not text:
@@ -52,7 +55,8 @@ def _own_lines(task, input, answer):
     …`. ValueError where nothing is left. (Where such words are the input's own, they stay.)"""
     own = []
     for line in _lines(task, input, answer):
-        if (echo := _ECHO.match(line)) and not _ECHO.search(input):
+        echo = _ECHO.search(line)
+        if echo and not re.search(r"\w", line[:echo.start()]) and not _ECHO.search(input):
             if "".join(split_words(line[echo.end():])) != "".join(split_words(input)):          # in whatever spacing
                 break
         elif found := (line if task.answer_name in input else line.removeprefix(task.answer_name)).removesuffix("```").strip(" \t\r"):
@@ -165,10 +169,12 @@ class TreeTask:
                 still_open = 0
         for block in filter(None, blocks):
             for bracketing in (block[0], " ".join(block), *block[1:]):
-                try:
-                    return write_bare(words, bare_spans(read_tree(mend(bracketing), words)))
-                except ValueError as error:
-                    problem = problem or error
+                alone = bracketing[bracketing.find("("):bracketing.rfind(")") + 1]              # without what stands around it
+                for text in (bracketing, alone):
+                    try:
+                        return write_bare(words, bare_spans(read_tree(mend(text), words)))
+                    except ValueError as error:
+                        problem = problem or error
         raise problem
 
     def vote(self, input, outputs, least=1):
@@ -216,6 +222,7 @@ class SlotTask:
     def __init__(self, config):
         self.instruction = config.get("instruction", self.instruction)
         self.tags = self.begun(config.get("tags", []))
+        self.unknown = set()                                            # tags of free answers that are none of these
 
     @staticmethod
     def begun(tags):
@@ -279,11 +286,12 @@ class SlotTask:
         lines, problem = _own_lines(self, input, answer), None
         for text, enough in [*((line, all) for line in lines), (" ".join(lines), all), (lines[0], any)]:
             try:
-                tags = self.read_tags(input, text)
+                tags = [tag if tag in self.tags else tag.strip(_AROUND) for tag in self.read_tags(input, text)]
             except ValueError as error:
                 problem = problem or error
                 continue
             if enough(map(BIO.fullmatch, tags)):
+                self.unknown.update(set(tags).difference(self.tags))
                 return self.mended([tag if tag in self.tags else "O" for tag in tags])
         raise problem or ValueError("expected tags O, B-x or I-x, found none")
 
@@ -325,7 +333,7 @@ class TextTask:
         return example.output
 
     def check(self, input, output):
-        if not output.strip():
+        if not output.strip(" \t\r\n"):
             raise ValueError("expected a non-empty output")
 
     def pieces(self, input, output):

@@ -18,8 +18,6 @@ two trees over the same words are compared by comparing two lists.
     └── sat
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -206,7 +204,7 @@ def _left_open(text: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------
-# Cleaning
+# Cleaning, and what is asked of spans
 
 def clean(tree: Tree) -> Tree:
     """A treebank's tree as parsers are trained and scored on it.
@@ -242,14 +240,14 @@ def bare_spans(tree: Tree) -> list[tuple[int, int]]:
     return sorted(spans, key=lambda span: (span[0], -span[1]))
 
 
-# ----------------------------------------------------------------------------------------------------
-# Writing
-
 def crosses(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
     """Whether a span (start, end) overlaps one of the others without one of the two holding the other: no tree has both."""
     start, end = span
     return any(a < start < b < end or start < a < end < b for a, b in others)
 
+
+# ----------------------------------------------------------------------------------------------------
+# Writing
 
 def write_penn(tree: Tree) -> str:
     """The tree in Penn format, on one line. `read_penn` reads it back. ValueError where the tree has no tags."""

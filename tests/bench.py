@@ -446,7 +446,7 @@ def all_logits(states, output_matrix, ids, cap=None):
 
 class OneByOne:
     """A cursor whose forced tokens are choices with one option, so that they go to the model one by one."""
-    chance = None
+    rng = None
 
     def __init__(self, cursor):
         self.cursor, self.queue, self.result = cursor, [], cursor.result
@@ -776,11 +776,11 @@ def bracketed(sentence):
 def write_pool(folder, n):
     """A data folder with n different sentences, no two alike, and a label for each."""
     found, words = shapes()
-    chance = random.Random(0)
+    rng = random.Random(0)
 
     def sentences(first, last):
         for i in range(first, last):
-            yield " ".join(chance.choices(words, k=found[i % len(found)].count("{}") - 1) + [str(i)])
+            yield " ".join(rng.choices(words, k=found[i % len(found)].count("{}") - 1) + [str(i)])
     write_atomically(folder / "task.json", '{"task": "tree"}')
     write_jsonl(folder / "labeled.jsonl", (Example(x, bracketed(x)) for x in sentences(n, n + 50)))
     with open(folder / "unlabeled.jsonl", "w") as pool, open(folder / "pseudolabels.jsonl", "w") as labels:
@@ -805,7 +805,7 @@ def three_stages(folder):
         lengths = [len(source) + len(target) for source, target in encoded]
         length_bucketed_batches(lengths, 8, random.Random(0))
 
-    def label_each(student, inputs, chances=None):
+    def label_each(student, inputs, rngs=None):
         lengths = [len(student.encode_input(x)) for x in inputs]
         for i in sorted(range(len(inputs)), key=lambda i: -lengths[i]):
             yield i, Label(inputs[i], bracketed(inputs[i]), -1 / (i + 1))

@@ -34,23 +34,23 @@ def fp32(monkeypatch):
     monkeypatch.setattr(models, "fast_bf16", lambda device: False)
 
 
-def random_tree(chance, n_words):
+def random_tree(rng, n_words):
     """A random tree's spans of two words and more, outer before inner."""
     spans = []
 
     def grow(start, end):
         if end - start > 1:
             spans.append((start, end))
-            cuts = sorted(chance.sample(range(start + 1, end), chance.randint(1, min(3, end - start - 1))))
+            cuts = sorted(rng.sample(range(start + 1, end), rng.randint(1, min(3, end - start - 1))))
             for left, right in zip([start, *cuts], [*cuts, end]):
-                if chance.random() < 0.8:
+                if rng.random() < 0.8:
                     grow(left, right)
     grow(0, n_words)
     return spans
 
 
-def random_sentence(chance, n_words, words=None):
-    return " ".join(chance.choice(words or NASTY + ["the", "cat", "sat", "on", "mats", "."]) for _ in range(n_words))
+def random_sentence(rng, n_words, words=None):
+    return " ".join(rng.choice(words or NASTY + ["the", "cat", "sat", "on", "mats", "."]) for _ in range(n_words))
 
 
 def decode(task, sentence, encode, pick):
@@ -72,13 +72,13 @@ def bpe_tokenizer():
     """A byte-level BPE, as GPT-2's and Llama 3's: any text has tokens, longer words have several."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-    chance = random.Random(0)
+    rng = random.Random(0)
     text = ["Sentence: the cat sat on the mat .\nParse: ( ( the cat ) ( sat ( on ( the mat ) ) ) . )\n\n",
             "Sentence: list fares\nTags: list O fares B-fare B-fare_code I-fare\n\nOutput:", "Bracket each sentence"]
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(text + [random_sentence(chance, 5) for _ in range(20)], trainers.BpeTrainer(
+    made.train_from_iterator(text + [random_sentence(rng, 5) for _ in range(20)], trainers.BpeTrainer(
         vocab_size=320, special_tokens=["<pad>", "<bos>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")

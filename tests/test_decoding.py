@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 from conftest import decode, random_sentence, random_tree, tiny_llama
-from data.decoding import Cursor, FreeCursor, PieceEncoder, choose, make_cursor
+from data.decoding import Cursor, FreeCursor, PieceEncoder, choose, make_cursor, those_that_fit
 from data.packed import PackedDecoder
 from data.tasks import make_task
 from data.trees import split_words, write_bare
@@ -65,11 +66,11 @@ def test_worked_example_asks_only_where_there_is_a_choice():
 @pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
 @pytest.mark.parametrize("tokenizer", ["toy", "bpe"])
 def test_random_choices_give_valid_outputs_made_of_the_tokens_that_a_student_is_taught(task, tokenizer, bpe_tokenizer):
-    chance = random.Random(1)
+    rng = random.Random(1)
     encode = PieceEncoder(ToyTokenizer() if tokenizer == "toy" else bpe_tokenizer)
     for _ in range(150):
-        sentence = random_sentence(chance, chance.randint(1, 12))
-        cursor, tokens = decode(task, sentence, encode, lambda options, _: chance.choice(options))
+        sentence = random_sentence(rng, rng.randint(1, 12))
+        cursor, tokens = decode(task, sentence, encode, lambda options, _: rng.choice(options))
         output, score = cursor.result()
         task.check(sentence, output)
         assert tokens == encode.all(cursor.pieces)
@@ -77,14 +78,14 @@ def test_random_choices_give_valid_outputs_made_of_the_tokens_that_a_student_is_
 
 
 def test_every_gold_can_be_decoded_token_by_token(bpe_tokenizer):
-    chance = random.Random(2)
+    rng = random.Random(2)
     for tokenizer in (ToyTokenizer(), bpe_tokenizer):
         encode = PieceEncoder(tokenizer)
         for _ in range(60):
-            sentence = random_sentence(chance, chance.randint(1, 10))
+            sentence = random_sentence(rng, rng.randint(1, 10))
             words = split_words(sentence)
-            tags = [chance.choice(["O", "B-fare", "B-fare_code", "B-fare_code_x", "B-f"]) for _ in words]
-            for task, gold in ((TREE, write_bare(words, random_tree(chance, len(words)))), (SLOTS, " ".join(tags))):
+            tags = [rng.choice(["O", "B-fare", "B-fare_code", "B-fare_code_x", "B-f"]) for _ in words]
+            for task, gold in ((TREE, write_bare(words, random_tree(rng, len(words)))), (SLOTS, " ".join(tags))):
                 target = encode.all(task.pieces(sentence, gold)) + [-1]             # -1: the end
                 cursor, tokens = decode(task, sentence, encode, lambda _, written: target[len(written)])
                 assert cursor.result()[0] == gold and tokens == target[:-1]
@@ -113,14 +114,14 @@ def test_one_word_without_a_choice_is_done_at_once(task, output):
 @pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
 def test_word_without_any_token_does_not_stop_the_decoder(task):
     """Some tokenizers drop characters: to the tiny student's a no-break space is nothing at all."""
-    tokenizer, chance, word = ToyTokenizer(), random.Random(3), "\u00a0"
+    tokenizer, rng, word = ToyTokenizer(), random.Random(3), "\u00a0"
 
     def dropping(text, add_special_tokens):
         return tokenizer(text.removesuffix(f" {word}"), add_special_tokens=add_special_tokens)
     dropping.unk_token_id, dropping.pad_token_id = 1000, None
     for sentence in (f"a {word} b c", f"{word} {word} a", f"a {word} {word} {word}", f"a {word}", word):
         for _ in range(10):
-            cursor, _ = decode(task, sentence, PieceEncoder(dropping), lambda options, _: chance.choice(options))
+            cursor, _ = decode(task, sentence, PieceEncoder(dropping), lambda options, _: rng.choice(options))
             task.check(sentence, cursor.result()[0])
 
 
@@ -130,15 +131,15 @@ def test_a_word_that_the_tokenizer_begins_like_a_bracket(words):
     def normalising(text, add_special_tokens):
         return SimpleNamespace(input_ids=[ord(character) for character in unicodedata.normalize("NFKC", text).replace(" ", "")])
     normalising.unk_token_id = normalising.pad_token_id = None
-    chance = random.Random(4)
+    rng = random.Random(4)
     for _ in range(60):
-        sentence = random_sentence(chance, chance.randint(1, 7), words)
+        sentence = random_sentence(rng, rng.randint(1, 7), words)
         cursor = Cursor(TREE, sentence, PieceEncoder(normalising))
         cursor.queue.insert(0, 0)
         while not cursor.done:
             assert cursor.queue
             cursor.queue.clear()
-            cursor.choose(chance.choice(cursor.options()), -1.0)        # counted once, also where a token is the start of two pieces
+            cursor.choose(rng.choice(cursor.options()), -1.0)        # counted once, also where a token is the start of two pieces
         TREE.check(sentence, cursor.result()[0])
         assert cursor.result()[1] in (-1.0, 0.0)
 
@@ -212,7 +213,7 @@ def test_greedy_takes_the_best_option_and_its_probability_among_the_options():
 
 def test_options_are_drawn_as_often_as_they_are_probable():
     encode = PieceEncoder(ToyTokenizer())
-    many = [make_cursor(TREE, "The cat sat", encode, [0], 3, chance=random.Random(n)) for n in range(400)]
+    many = [make_cursor(TREE, "The cat sat", encode, [0], 3, rng=random.Random(n)) for n in range(400)]
     probability = {encode("(")[0]: 0.8, encode("The")[0]: 0.2}
     choose(many, lambda ids: torch.tensor([[probability.get(token, 1.0) for token in row] for row in ids.tolist()]).log(), [0])
     opened = [cursor for cursor in many if cursor.pieces[1] == "("]
@@ -236,9 +237,9 @@ def tiny_gemma(seed=0, **more):
 @torch.inference_mode()
 def test_feeding_in_pieces_is_the_full_forward_without_a_cache(make, n_prompt, fp32):
     """150 tokens of prompt take two passes of 128; with 5 + 30 tokens the window of 8 is smaller than the text."""
-    model, chance = make(), random.Random(4)
-    prompt = [chance.randrange(96) for _ in range(n_prompt)]
-    texts = [[chance.randrange(96) for _ in range(length)] for length in (30, 17, 23)]
+    model, rng = make(), random.Random(4)
+    prompt = [rng.randrange(96) for _ in range(n_prompt)]
+    texts = [[rng.randrange(96) for _ in range(length)] for length in (30, 17, 23)]
     model.set_attn_implementation("eager")
     wanted = [model.base_model(torch.tensor([prompt + text]), use_cache=False).last_hidden_state[0, n_prompt:] for text in texts]
     logits = [model(torch.tensor([prompt + text]), use_cache=False).logits[0, -1] for text in texts]
@@ -248,8 +249,8 @@ def test_feeding_in_pieces_is_the_full_forward_without_a_cache(make, n_prompt, f
     found, fed = [[] for _ in texts], [0] * len(texts)
     while any(fed[n] < len(text) for n, text in enumerate(texts)):
         rows, positions, tokens = [], [], []
-        for n in chance.sample(range(3), 3):                        # rows in any order, with any number of new tokens
-            new = texts[n][fed[n]:fed[n] + chance.randint(0, 6)]
+        for n in rng.sample(range(3), 3):                        # rows in any order, with any number of new tokens
+            new = texts[n][fed[n]:fed[n] + rng.randint(0, 6)]
             rows += [n + 1] * len(new)
             positions += range(fed[n], fed[n] + len(new))
             tokens += new
@@ -308,6 +309,22 @@ def test_model_that_mixes_tokens_otherwise_is_refused():
             layer_types=["conv", "full_attention"])), rows=1)
 
 
+@pytest.mark.parametrize("kind, more", [("Phi", {}), ("Granite", {"logits_scaling": 8.0}), ("Cohere", {"logit_scale": 0.0625})])
+def test_model_whose_logits_are_more_than_a_product_is_refused(kind, more):
+    """A bias, a scale: `logits_of` knows nothing of them."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, pad_token_id=0, **more)
+    with pytest.raises(ValueError, match=f"{kind.lower()}: .* logits"):
+        PackedDecoder(getattr(transformers, f"{kind}ForCausalLM")(config), rows=1)
+
+
+def test_model_that_hands_no_keywords_on_to_its_attention_is_refused():
+    config = transformers.StableLmConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                                         num_key_value_heads=2)
+    with pytest.raises(ValueError, match="stablelm"):
+        PackedDecoder(transformers.StableLmForCausalLM(config), rows=1, prompt=[1, 2])
+
+
 @torch.inference_mode()
 def test_final_logit_softcapping_is_applied(fp32):
     model = tiny_gemma(final_logit_softcapping=2.0)
@@ -338,8 +355,8 @@ def labels(model, tokenizer, task, inputs, rows, prompt=(1, 40, 41, 42)):
 
 @pytest.mark.parametrize("task", [TREE, SLOTS], ids=["tree", "slots"])
 def test_rolling_batch_gives_the_labels_of_one_batch_and_all_are_valid(task, bpe_tokenizer, fp32):
-    chance = random.Random(5)
-    inputs = [random_sentence(chance, chance.randint(1, 9)) for _ in range(16)]
+    rng = random.Random(5)
+    inputs = [random_sentence(rng, rng.randint(1, 9)) for _ in range(16)]
     model = tiny_llama(len(bpe_tokenizer))
     few, many, one = (labels(model, bpe_tokenizer, task, inputs, rows) for rows in (2, 16, 1))
     assert [x.output for x in few] == [x.output for x in many] == [x.output for x in one]
@@ -352,8 +369,8 @@ def test_rolling_batch_gives_the_labels_of_one_batch_and_all_are_valid(task, bpe
 
 def test_constrained_labels_are_the_best_allowed_token_at_every_choice(bpe_tokenizer, fp32):
     """The same decoding once more, in the plainest way: one sentence, no cache, the full output layer."""
-    chance, prompt = random.Random(6), [1, 40, 41, 42]
-    inputs = [random_sentence(chance, chance.randint(2, 6)) for _ in range(4)]
+    rng, prompt = random.Random(6), [1, 40, 41, 42]
+    inputs = [random_sentence(rng, rng.randint(2, 6)) for _ in range(4)]
     model, encode = tiny_llama(len(bpe_tokenizer)), PieceEncoder(bpe_tokenizer)
     for task in (TREE, SLOTS):
         packed = labels(model, bpe_tokenizer, task, inputs, 3, prompt)
@@ -371,8 +388,8 @@ def test_constrained_labels_are_the_best_allowed_token_at_every_choice(bpe_token
 
 def test_text_is_what_generate_gives(bpe_tokenizer, fp32):
     from teacher import line_ends
-    chance, prompt = random.Random(8), [1, 40, 41, 42]
-    inputs = [random_sentence(chance, n) for n in (3, 1, 2)]
+    rng, prompt = random.Random(8), [1, 40, 41, 42]
+    inputs = [random_sentence(rng, n) for n in (3, 1, 2)]
     model = tiny_llama(len(bpe_tokenizer), seed=3)
     found = labels(model, bpe_tokenizer, TEXT, inputs, 2, prompt)
     model.set_attn_implementation("eager")
@@ -461,7 +478,7 @@ def test_outputs_of_one_sentence_share_its_prompt(make, rows, bpe_tokenizer, fp3
     def cursors():
         made = [FreeCursor(bpe_tokenizer, [0, 1, 2], 9, vocabulary) for _ in prompts]
         for n, cursor in enumerate(made):
-            cursor.chance = random.Random(n)
+            cursor.rng = random.Random(n)
         return made
     together, alone = cursors(), cursors()
     decoder = PackedDecoder(model, rows=rows, prompt=[3, 4])
@@ -474,3 +491,9 @@ def test_outputs_of_one_sentence_share_its_prompt(make, rows, bpe_tokenizer, fp3
     assert len({tuple(cursor.tokens) for cursor in together}) > 8
     assert fed.count(0) == fed.count(10) and fed.count(11) == 12
     assert fed.count(0) == 3 if rows in (1, 20) else fed.count(0) < 9               # with few rows others take its place too soon
+
+
+def test_an_input_whose_output_would_just_not_fit_is_left_out():
+    one = lambda piece: (1,)                                            # noqa: E731 - every piece is one token
+    task = make_task({"task": "slots", "tags": ["O"]})                  # three words, their tags and the input: 3 + 3 * 3 tokens
+    assert [those_that_fit([0], ["a b c"], [3], task, one, room)[0] for room in (12, 13)] == [[], [0]]

@@ -1,5 +1,6 @@
 """mckd.py: the algorithm as Figure 1 draws it, and runs that continue, repeat and refuse as they should."""
 
+import ast
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from transformers import T5Config
 
 from conftest import ROOT, random_tree
 from data import folders, parallel
-from data.runs import Run
+from data.runs import Run, Settings, summary, table
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
 from data.tasks import make_task
 from data.trees import write_bare
@@ -33,11 +35,11 @@ WORDS = "the cat sat on a mat with two old dogs".split()
 CONFIG = {"tree": {"task": "tree", "name": "kitchen"}, "slots": {"task": "slots", "tags": ["O", "B-x", "I-x", "B-y"]}, "text": {"task": "text"}}
 
 
-def gold(kind, words, chance):
+def gold(kind, words, rng):
     if kind == "tree":
-        return write_bare(words, random_tree(chance, len(words)))
+        return write_bare(words, random_tree(rng, len(words)))
     if kind == "slots":
-        return " ".join(chance.choice(["O", "B-x", "B-y"]) for _ in words)
+        return " ".join(rng.choice(["O", "B-x", "B-y"]) for _ in words)
     return " ".join(words[::-1])
 
 
@@ -45,14 +47,14 @@ def make_folder(folder, kind="text", n_labeled=6, n_unlabeled=12, n_test=4):
     """A user's own data folder. Every input is another one."""
     folder.mkdir(parents=True)
     (folder / "task.json").write_text(json.dumps(CONFIG[kind]))
-    chance, seen = random.Random(0), set()
+    rng, seen = random.Random(0), set()
     for split, n in (("labeled", n_labeled), ("unlabeled", n_unlabeled), ("valid", 1), ("test", n_test)):
         rows = []
         while len(rows) < n:
-            words = [chance.choice(WORDS) for _ in range(chance.randint(2, 5))]
+            words = [rng.choice(WORDS) for _ in range(rng.randint(2, 5))]
             if (sentence := " ".join(words)) not in seen:
                 seen.add(sentence)
-                rows.append(Example(sentence, gold(kind, words, chance)))
+                rows.append(Example(sentence, gold(kind, words, rng)))
         if n:
             write_jsonl(folder / f"{split}.jsonl", rows)
     return folder
@@ -334,6 +336,60 @@ def test_pseudolabels_are_in_the_order_of_the_split_doubles_too(here, monkeypatc
         rows = list(read_pseudolabels(f"run/pseudolabels/stage{stage}.jsonl"))
         assert [x.input for x in rows] == [inputs[3], *inputs, inputs[0]] and {x.output for x in rows} == by
         assert all(x.score == (None if stage == 0 else -0.25) for x in rows)
+
+
+@pytest.mark.parametrize("of", [lambda student: student.examples, lambda student: student.trained_with])
+def test_the_runs_seed_decides_the_partition_and_how_students_are_trained(of, here, monkeypatch):
+    one, other = (repr([of(student) for student in spy_on(here, monkeypatch, "--stages", 2, "--seed", seed, out=f"run{seed}")[:2]])
+                  for seed in (0, 1))
+    assert one != other
+
+
+def test_no_two_students_of_two_seeds_are_trained_with_the_same(here, monkeypatch):
+    seeds = [student.seed for seed in (0, 1) for student in spy_on(here, monkeypatch, "--stages", 2, "--seed", seed, out=f"run{seed}")]
+    assert len(set(seeds)) == 6
+
+
+def test_score_of_a_run_is_that_of_its_last_student(here, monkeypatch):
+    gold = {x.input: x.output for x in read_jsonl(make_folder(here / "data") / "test.jsonl")}
+    monkeypatch.setattr(Spy, "label", lambda self, student, inputs, *_, **__: [
+        Label(x, gold[x] if x in gold and student.number == 2 else "wrong") for x in inputs])
+    spy_on(here, monkeypatch, "--stages", 2)
+    results = json.loads((here / "run/results.json").read_text())
+    assert [student["test_f1"] for stage in results["stages"] for student in stage["students"]] == [0, 0, 100]
+    assert results["test"]["f1"] == 100
+
+
+def test_students_are_compared_on_test_where_there_is_no_valid_split():
+    test = [Example(f"sentence {i}") for i in range(9)]
+    splits = SimpleNamespace(labeled=test[:1], unlabeled=test[1:3], valid=[], test=test)
+    assert Run(None, splits, None, None, None, None).held_out == [x.input for x in test[3:]]
+
+
+class Enough(Exception):
+    """A test has seen what it wanted to see."""
+
+
+@pytest.mark.parametrize("spec", ["openai:m", "tuned:tiny"])
+def test_options_reach_the_data_and_the_teacher(spec, here, monkeypatch):
+    make_folder(here / "data")
+    given, real = {}, mckd.load_data
+
+    def load(*arguments):
+        given["data"] = arguments
+        return real("data")
+
+    def make(*arguments):
+        given["teacher"] = arguments
+        raise Enough
+    monkeypatch.setattr(mckd, "load_data", load)
+    for name, instead in (("make_teacher", make), ("tuned_teacher", make), ("check_options", lambda *_: None)):
+        monkeypatch.setattr(mckd, name, instead)
+    with pytest.raises(Enough):
+        run(monkeypatch, "--data", "data", "--teacher", spec, "--labeled", 5, "--unlabeled", 8, "--test", 3, "--max-words", 7, "--seed", 4,
+            "--base-url", "http://h/v1", "--free", "--votes", 3)
+    assert given["data"] == ("data", 5, 8, 3, 7) and given["teacher"][0] == spec and given["teacher"][3] == 4
+    assert given["teacher"][5:] == (("http://h/v1", True, 3, True) if spec == "openai:m" else (3, True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -798,6 +854,34 @@ def test_vanilla_kd_says_that_its_teacher_has_no_votes(here, monkeypatch, capsys
     assert "--stages 1 takes no notice of --teacher-weight" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changed", ["versions", "device", "threads", "precision"])
+def test_students_of_other_libraries_or_another_machine_are_not_adopted(changed, here, monkeypatch):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 2)
+    config, = (here / "runs").glob("*/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), changed: "other"}))
+    students = Spy(monkeypatch).students
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 3)
+    assert len(students) == 5
+
+
+def test_any_module_that_changes_is_other_code(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "data/folders.py"))
+    digests = set()
+    for name in ("mckd.py", "data/t5.py"):
+        for content in ("one", "other"):
+            (tmp_path / name).write_text(content)
+            digests.add(folders.source_digest())
+    assert len(digests) == 4
+
+
+def test_every_setting_counts_but_those_that_change_nothing():
+    counted = folders.settings_that_count(asdict(Settings()))
+    assert {field.name for field in fields(Settings)} - counted.keys() == {"data", "out", "quiet", "device"}
+
+
 def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch, capsys):
     make_folder(here / "data")
     arguments = ["--data", "data", "--teacher", "noisy:0.1", "--seed", 1]
@@ -1035,6 +1119,80 @@ def test_git_is_not_needed(here, monkeypatch):
     assert json.loads((here / "run/config.json").read_text())["git_commit"] is None
 
 
+def test_table_worked_example():
+    A, final = ({"name": name, "trained_on": 500, "test_f1": f1, "valid": 99.0, "seconds": 40.0}
+                for name, f1 in (("stage1_A", 69.1), ("stage2_final", 71.3)))
+    results = {"method": "mckd", "teacher": {"f1": 60.3, "valid": 98.0}, "teacher_seconds": 1.5, "stages": [
+        {"pseudolabel_f1": 62.1, "agreement": 79.0, "students": [A]},
+        {"pseudolabel_f1": None, "agreement": None, "students": [final]}]}
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(results).split("\n")][2:] == [
+        ["teacher", "–", "–", "–", "60.3", "98.0", "1.5"], ["stage1 A", "500", "62.1", "79.0", "69.1", "99.0", "40.0"],
+        ["stage2 final", "500", "–", "–", "71.3", "99.0", "40.0"]]
+
+
+def test_summary_worked_example(capsys):
+    summary([{"method": "mckd", "teacher": {"f1": 50.0}, "stages": [{"stage": 1, "pseudolabel_f1": f1 - 20}], "test": {"f1": f1, "valid": 100.0}}
+             for f1 in (60.0, 64.0)], [0, 1])
+    assert [line.strip() for line in capsys.readouterr().out.strip().split("\n")[1:]] == [
+        "teacher: 50.00 ± 0.00", "labels that stage 1 learns: 42.00 ± 2.83", "final student: 62.00 ± 2.83"]
+
+
+def test_log_has_an_event_for_every_epoch(here, monkeypatch):
+    monkeypatch.setattr(Spy, "train", lambda self, student, examples, recipe, seed, title, quiet, on_epoch, place:
+                        (setattr(student, "examples", list(examples)), on_epoch({"epoch": 1, "loss": 0.5})))
+    spy_on(here, monkeypatch, "--stages", 1)
+    events = [json.loads(line) for line in open(here / "run/log.jsonl")]
+    assert {"event": "epoch", "student": "stage1_final", "what": "training", "epoch": 1, "loss": 0.5} in events
+
+
+def test_seconds_of_a_teacher_that_was_interrupted_add_up(tmp_path):
+    for event in ({"event": "teacher", "seconds": 2.0}, {"event": "student", "student": "a", "seconds": 9.0},
+                  {"event": "teacher", "seconds": 3.0}, {"event": "student", "student": "a", "seconds": 4.0}):
+        folders.log_event(tmp_path, event)
+    assert [folders.logged_seconds(tmp_path, who) for who in ("teacher", "b", None)] == [5.0, None, 9.0]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
+def test_commit_is_that_of_the_code_wherever_it_is_run(here):
+    found = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert folders.git_commit() == found
+
+
+def test_labels_have_a_score_in_their_file_also_where_it_is_none(here, monkeypatch):
+    spy_on(here, monkeypatch, "--stages", 2)
+    for stage, score in (0, None), (1, -0.25):
+        rows = [json.loads(line) for line in open(here / f"run/pseudolabels/stage{stage}.jsonl")]
+        assert all(row["score"] == score and list(row) == ["input", "output", "score"] for row in rows)
+
+
+def test_tags_that_only_test_has_are_said_below_the_table(here, monkeypatch):
+    (make_folder(here / "data", "slots") / "task.json").write_text('{"task": "slots"}')
+    with open(here / "data/test.jsonl", "a") as file:
+        file.write('{"input": "a cat slept", "output": "O B-zebra I-zebra"}\n')
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--method", "teacher", "--out", "run")
+    assert "no student can write them: B-zebra, I-zebra" in (here / "run/report.md").read_text()
+
+
+def test_tags_of_a_teacher_that_are_unknown_are_said(here, monkeypatch, capsys):
+    folder = make_folder(here / "data", "slots")
+    write_jsonl(here / "labels.jsonl", [Label(x, " ".join(["B-zebra"] * len(x.split()))) for x in inputs_of(folder, "test")])
+    run(monkeypatch, "--data", "data", "--out", "run", "--teacher", "replay:labels.jsonl", "--method", "teacher")
+    assert "tags that the task does not know, such as 'B-zebra'; they become O" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module, later", [("metrics", {"teacher", "student", "mckd"}), ("teacher", {"student", "mckd"}),
+                                           ("student", {"mckd"}), ("data/*", {"metrics", "teacher", "student", "mckd"})])
+def test_no_module_knows_one_that_is_built_on_it(module, later):
+    """data <- metrics, teacher <- student <- mckd. (prepare.py and grammar.py are scripts as well.)"""
+    files = list(ROOT.glob(f"{module}.py"))
+    assert files
+    for file in files:
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not found & later, file
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Wrong arguments: one line, exit code 2
 
@@ -1197,7 +1355,7 @@ def test_labels_that_get_worse_are_said_below_the_table(learnt, said):
     results = {"method": "mckd", "teacher": {"f1": None, "valid": None}, "test_left_out": 0, "seconds": 1.0, "teacher_seconds": 0.0,
                "stages": [{"stage": i, "pseudolabel_f1": f1, "agreement": None, "left_out": i == len(learnt), "students": [student]}
                           for i, f1 in enumerate(learnt, start=1)]}         # where --stages auto leaves a pair out the last one learns what it learnt
-    report = Run.report(SimpleNamespace(data=SimpleNamespace(test=[]), task=SimpleNamespace(kind="slots")), results)
+    report = Run.report(SimpleNamespace(data=SimpleNamespace(test=[]), task=SimpleNamespace(kind="slots", tags=[])), results)
     assert (said in report) if said else ("got worse" not in report)
 
 
@@ -1301,3 +1459,15 @@ def test_causal_student_and_local_llm_end_to_end(here, monkeypatch, causal_folde
     run(monkeypatch, "--data", "data", "--teacher", "hf:model", "--student", "model", "--stages", 2, "--epochs", 1, "--out", "run")
     results = check_results(here / "run", 2)
     assert results["test"]["valid"] == results["teacher"]["valid"] == 100
+
+
+@pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
+def test_two_processes_work_at_the_same_time():
+    meeting = multiprocessing.get_context("fork").Barrier(2, timeout=20)
+    assert parallel.in_processes(meeting.wait, meeting.wait)
+
+
+def test_students_of_a_large_pool_are_trained_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(mckd, "LARGE", 3)
+    made = SimpleNamespace(folder=Path("."), settings=SimpleNamespace(student="tiny"), device=torch.device("cpu"), students=[])
+    assert [mckd.Student(made, 1, "A", ["x"] * n, {}).one_core for n in (2, 3)] == [True, False]

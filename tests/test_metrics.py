@@ -15,8 +15,8 @@ from data.command import run_command
 from data.splits import DataError
 from data.trees import bare_spans, clean, read_penn, write_bare
 from errors import learnt_errors, repeated_errors
-from metrics import (GoldError, agreement, bracket_scores, chunks, evalb_scores, foreign_tags, is_punctuation, main, score, slot_scores,
-                     text_scores)
+from metrics import (OTHER_TAGS, WORD_TAGS, GoldError, agreement, bracket_scores, chunks, evalb_scores, foreign_tags, is_punctuation, main,
+                     score, slot_scores, text_scores)
 
 ROOT = Path(__file__).parent.parent
 GOLD = "(S (NP (DT The) (JJ old) (NN cat)) (, ,) (VP (VBD sat) (ADVP (RB down))) (. .))"
@@ -505,3 +505,8 @@ def test_repeated_errors_worked_example():
         "extra": ({1: [0, 0], 2: [1, 0], 3: [0, 0]}, 0), "missing": ({1: [0, 0], 2: [1, 1], 3: [0, 0]}, 0)}
     assert learnt_errors("tree", gold, [gold] * 3, ["( The ( cat sat ) )"], ["The cat sat"])["extra"] == ({1: [0, 0], 2: [0, 0], 3: [0, 0]}, 1)
     assert repeated_errors("slots", ["O B-to I-to"], [["O B-to O"], ["O O O"]], ["to New York"]) == {"extra": {1: 1}, "missing": {2: 1}}
+
+
+def test_words_are_what_the_treebanks_36_tags_of_words_say():
+    """The paper's list, none of punctuation."""
+    assert len(WORD_TAGS) == 36 and {"SYM", "PRP$", "LS"} < WORD_TAGS and not WORD_TAGS & OTHER_TAGS

@@ -123,12 +123,13 @@ def test_slots_are_read_line_by_line_and_all_accounted_for(tmp_path, capsys):
 
 
 def test_treebank_documents_decide_and_trees_may_span_lines(tmp_path):
-    files = {f"treebank/combined/wsj_{n:04}.mrg": "\n" + tree(f"cat{n}", "slept").replace(" (VP", "\n    (VP") for n in (1, 2, 140, 141, 161)}
+    files = {f"treebank/combined/wsj_{n:04}.mrg": "\n" + tree(f"cat{n}", "slept").replace(" (VP", "\n    (VP")
+             for n in (1, 2, 140, 141, 160, 161)}
     archive = write_zip(tmp_path / "corpus" / "treebank.zip", files, top="")
     for source in (archive, archive.parent):
         record = prepare("ptb", source, tmp_path / "out", labeled=1)
-        assert record["sentences"]["kept"] == {"train": 3, "valid": 1, "test": 1}
-    assert read_jsonl(tmp_path / "out" / "valid.jsonl")[0].input == "The cat141 slept ."
+        assert record["sentences"]["kept"] == {"train": 3, "valid": 2, "test": 1}
+    assert [x.input for x in read_jsonl(tmp_path / "out" / "valid.jsonl")] == ["The cat141 slept .", "The cat160 slept ."]
 
 
 def test_whole_treebank_has_the_standard_sections(tmp_path):

@@ -454,7 +454,35 @@ def test_what_cannot_be_printed_is_one_line(lines):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a path is text")
-@pytest.mark.parametrize("command", [["mckd.py", "--data"], ["metrics.py", "gold"], ["data/prepare.py", "atis", "--source"], ["teacher.py", "--out"]])
+@pytest.mark.parametrize("command", [["mckd.py", "--data"], ["metrics.py", "gold"], ["data/prepare.py", "atis", "--source"], ["teacher.py", "--out"],
+                                     ["student.py", "--model"]])
 def test_path_that_is_not_utf_8_is_one_line(command):
     found = subprocess.run([sys.executable, ROOT / command[0], *command[1:], b"nope\xff"], capture_output=True)
     assert found.returncode == 2 and found.stderr == b"error: expected options in UTF-8, found 'nope\\udcff'\n"
+
+
+def test_fifty_labeled_examples_by_default(tmp_path):
+    folder = make_folder(tmp_path / "many")
+    write_jsonl(folder / "labeled.jsonl", rows("labeled", 60))
+    assert len(load_data(folder).labeled) == 50 and "50 labeled (the first of 60)" in load_data(folder).headline()
+    assert len(load_data(folder, labeled=60).labeled) == 60
+
+
+def test_valid_is_in_the_order_of_the_file(tmp_path):
+    assert [x.input for x in load_data(make_folder(tmp_path / "kitchen"), labeled=2).valid] == [x["input"] for x in rows("valid", 4)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a handle tells its file's name")
+def test_a_folders_files_reach_the_disk_before_its_name_does(tmp_path, monkeypatch):
+    calls, fsync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name), fsync(handle)))
+    monkeypatch.setattr(os, "rename", lambda *names: (calls.append("rename"), rename(*names)))
+    save_folder(tmp_path / "final", lambda folder: (folder.mkdir(), (folder / "weights").write_text("")))
+    assert calls == ["weights", "final.part", "rename", tmp_path.name]
+
+
+def test_what_an_interrupted_save_left_is_not_saved(tmp_path):
+    (tmp_path / "final.part").mkdir()
+    (tmp_path / "final.part" / "left").write_text("")
+    save_folder(tmp_path / "final", lambda folder: (folder.mkdir(exist_ok=True), (folder / "new").write_text("")))
+    assert os.listdir(tmp_path / "final") == ["new"]

@@ -6,7 +6,6 @@ import os
 import random
 import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,7 +20,8 @@ from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
-from student import RECIPES, SAMPLES, Recipe, TunedTeacher, label, load_student, make_student, save_student, train, train_tokenizer
+from student import (RECIPES, SAMPLES, Recipe, TunedTeacher, label, load_student, make_student, save_student, train, train_tokenizer,
+                     tuned_teacher)
 
 TREE = make_task({"task": "tree"})
 SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "B-fare.code", "B-x"]})
@@ -32,18 +32,18 @@ INPUTS = [random_sentence(random.Random(n), 2 + n % 9, PLAIN) for n in range(30)
 BRACKETED = ["the cat ( two old dogs ) sat on a mat .", "( the ) ( cat )", "a mat ( old"]      # brackets as words
 
 
-def gold(task, input, chance):
+def gold(task, input, rng):
     words = split_words(input)
     if task.kind == "tree":
-        return write_bare(words, random_tree(chance, len(words)))
+        return write_bare(words, random_tree(rng, len(words)))
     if task.kind == "slots":
-        return " ".join(chance.choice(["O", "B-fare", "B-x"]) for _ in words)
+        return " ".join(rng.choice(["O", "B-fare", "B-x"]) for _ in words)
     return " ".join(words[::-1])
 
 
 def examples(task, inputs=INPUTS, seed=0):
-    chance = random.Random(seed)
-    return [Example(input, gold(task, input, chance)) for input in inputs]
+    rng = random.Random(seed)
+    return [Example(input, gold(task, input, rng)) for input in inputs]
 
 
 def weights(student):
@@ -108,16 +108,16 @@ def test_texts_may_hold_more_characters_than_the_vocabulary_has_items():
 
 @pytest.mark.parametrize("n, size", [(1, 4), (4, 4), (9, 4), (1000, 8), (333, 1)])
 def test_batches_cover_every_example_once(n, size):
-    chance = random.Random(n)
-    lengths = [chance.randint(2, 90) for _ in range(n)]
+    rng = random.Random(n)
+    lengths = [rng.randint(2, 90) for _ in range(n)]
     batches = length_bucketed_batches(lengths, size, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(n))
     assert all(0 < len(batch) <= size for batch in batches) and len(batches) == -(-n // size)
 
 
 def test_batches_hold_similar_lengths_in_an_order_that_changes():
-    chance = random.Random(0)
-    lengths = [chance.randint(1, 100) for _ in range(640)]
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 100) for _ in range(640)]
     shuffle = random.Random(0)
     one, two = (length_bucketed_batches(lengths, 8, shuffle) for _ in range(2))
     padding = sum(max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) for batch in one)
@@ -139,8 +139,8 @@ def test_labelling_batches_are_bounded_in_rows_and_in_tokens():
 
 @pytest.mark.parametrize("size, width", [(2 ** 16, 2), (2 ** 31, 4)])
 def test_token_arrays_give_back_what_they_were_given(size, width):
-    chance = random.Random(0)
-    pairs = [tuple([chance.randrange(size) for _ in range(chance.randint(0, 5))] for _ in range(2)) for _ in range(50)]
+    rng = random.Random(0)
+    pairs = [tuple([rng.randrange(size) for _ in range(rng.randint(0, 5))] for _ in range(2)) for _ in range(50)]
     kept = TokenArrays(iter(pairs), size)
     assert kept.ends[-1] == width * sum(len(ids) for pair in pairs for ids in pair)
     for _ in range(2):
@@ -154,8 +154,8 @@ def test_token_arrays_give_back_what_they_were_given(size, width):
 @pytest.mark.parametrize("kind", ["tree", "slots"])
 def test_untrained_student_is_valid_and_keeps_the_order(kind):
     """About words, too, that it has never seen: unknown characters, brackets, words without any token."""
-    task, chance = TASKS[kind], random.Random(0)
-    inputs = [random_sentence(chance, chance.randint(1, 9)) for _ in range(20)] + [f"a {word} {word} b" for word in NASTY] + ["one"]
+    task, rng = TASKS[kind], random.Random(0)
+    inputs = [random_sentence(rng, rng.randint(1, 9)) for _ in range(20)] + [f"a {word} {word} b" for word in NASTY] + ["one"]
     found = label(make_student("tiny", task, INPUTS), inputs, quiet=True)
     assert [x.input for x in found] == inputs
     for x in found:
@@ -287,11 +287,75 @@ def test_same_seed_same_student_from_the_first_weight_to_the_last():
     assert same(start, other_order[0]) and not same(end, other_order[1]) and not same(start, other_start[0])
 
 
-def test_fresh_student_does_not_depend_on_what_was_done_before():
-    one = make_student("tiny", TREE, INPUTS, 5)
-    train(one, examples(TREE), brief("tiny"), quiet=True)
-    torch.rand(7)
-    assert same(weights(make_student("tiny", TREE, INPUTS, 5)), weights(make_student("tiny", TREE, INPUTS, 5)))
+class Abacus:
+    """A student of one weight, whose gradient is `slope`, that notes what `train` does to it."""
+
+    def __init__(self, slope):
+        self.model, self.slope, self.cut, self.tokenizer = torch.nn.Linear(1, 1), slope, 0, [0]
+        self.batches, self.modes = [], []
+
+    def encode_example(self, input, output):
+        return [int(input)], [int(output)]
+
+    def weights(self):
+        return [self.model.weight]
+
+    def loss(self, batch):
+        self.batches.append(sorted(source[0] for source, _ in batch))
+        self.modes.append(self.model.training)
+        return self.slope * self.model.weight.sum()
+
+
+def abacus_trained(monkeypatch, optimizer="AdamW", seed=0, quiet=True):
+    """An Abacus after 10 epochs of 10 examples; of each of the 100 steps the learning rate, the gradient's norm and the weight decay."""
+    steps, kind = [], getattr(torch.optim, optimizer)
+
+    class Watched(kind):
+        def step(self, *arguments):
+            group, = self.param_groups
+            steps.append((group["lr"], group["params"][0].grad.norm().item(), group["weight_decay"]))
+            return super().step(*arguments)
+    abacus = Abacus(1000.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim, optimizer, Watched)
+        train(abacus, [Example(str(i), "1") for i in range(10)], Recipe(10, 0.5, 1, 0, optimizer), seed, "counting", quiet)
+    return abacus, *zip(*steps)
+
+
+def test_learning_rate_rises_over_a_twentieth_of_the_steps_and_falls_linearly(monkeypatch):
+    _, rates, _, decays = abacus_trained(monkeypatch)
+    assert rates == pytest.approx([0.5 * min((n + 1) / 5, (100 - n) / 95) for n in range(100)]) and set(decays) == {0.0}
+
+
+def test_gradients_are_a_steps_own_and_clipped_for_AdamW(monkeypatch):
+    assert abacus_trained(monkeypatch)[2] == pytest.approx([1.0] * 100, rel=1e-4)
+    assert abacus_trained(monkeypatch, "Adafactor")[2] == pytest.approx([1000.0] * 100)
+
+
+def test_the_seed_decides_the_order_and_training_is_in_training_mode(monkeypatch):
+    one, again, other = (abacus_trained(monkeypatch, seed=seed)[0] for seed in (1, 1, 2))
+    assert one.batches == again.batches != other.batches and sorted(one.batches[:10]) == sorted(other.batches[:10])
+    assert set(one.modes) == {True} and not one.model.training
+
+
+def test_training_has_a_progress_bar_unless_it_is_quiet(monkeypatch, capsys):
+    abacus_trained(monkeypatch)
+    assert capsys.readouterr().err == ""
+    abacus_trained(monkeypatch, quiet=False)
+    assert "counting: 100%" in capsys.readouterr().err
+
+
+def test_tiny_drops_out_in_training_alone():
+    made = make_student("tiny", SLOTS, INPUTS)
+    batch = [made.encode_example(*x) for x in examples(SLOTS)[:3]]
+    made.model.train()
+    assert made.loss(batch).item() != made.loss(batch).item()
+    made.model.eval()
+    assert made.loss(batch).item() == made.loss(batch).item()
+
+
+def test_recipe_of_the_papers_student():
+    assert RECIPES["encoder-decoder"] == Recipe(epochs=20, lr=3e-4, batch_size=32, min_steps=0, optimizer="AdamW")
 
 
 def test_epochs_and_steps_are_what_the_recipe_says():
@@ -371,11 +435,11 @@ def test_pretrained_student_trains_saves_loads_and_labels(model, kind, tmp_path,
     folder, task = str(request.getfixturevalue(model)), TASKS[kind]
     made = make_student(folder, task, INPUTS)
     assert made.kind == {"causal_folder": "causal", "t5_folder": "encoder-decoder"}[model]
-    start, chance = weights(made), random.Random(0)
+    start, rng = weights(made), random.Random(0)
     assert same(start, weights(make_student(folder, task, INPUTS, seed=9)))
     train(made, examples(task), brief(made.kind, steps=2), quiet=True)
     assert not same(start, weights(made))
-    inputs = INPUTS[:5] + ([] if kind == "text" else [random_sentence(chance, chance.randint(1, 8)) for _ in range(15)] + ["one"])
+    inputs = INPUTS[:5] + ([] if kind == "text" else [random_sentence(rng, rng.randint(1, 8)) for _ in range(15)] + ["one"])
     found = label(made, inputs, quiet=True)
     for x in found if kind != "text" else []:
         task.check(x.input, x.output)
@@ -491,9 +555,24 @@ def test_causal_student_fits_one_example_and_its_embeddings_stay(causal_folder):
     assert torch.equal(embeddings[1], made.model.get_output_embeddings().weight)
 
 
-def test_causal_loss_is_the_cross_entropy_over_the_tokens_of_targets(causal_folder, fp32):
-    """Against the whole model's logits, one example at a time and without padding."""
-    made = make_student(str(causal_folder), TREE, INPUTS)
+@pytest.fixture(scope="module")
+def gemma_2_folder(bpe_tokenizer, tmp_path_factory):
+    """It squashes its logits, and has no fused attention."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("gemma")
+    Gemma2ForCausalLM(Gemma2Config(
+        vocab_size=len(bpe_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.3)).save_pretrained(folder)
+    bpe_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["causal_folder", "gemma_2_folder"])
+def test_causal_loss_is_the_cross_entropy_over_the_tokens_of_targets(model, request, fp32):
+    """Against the whole model's logits, one example at a time and without padding; also after it has labelled."""
+    made = make_student(str(request.getfixturevalue(model)), TREE, INPUTS)
+    label(made, INPUTS[:1], quiet=True)
     batch = [made.encode_example(*x) for x in examples(TREE)[:5]]
     known = sorted(made.vocabulary)
     assert known != list(range(len(made.tokenizer))) and made.tokenizer.bos_token_id == batch[0][0][0]
@@ -552,16 +631,40 @@ def test_student_that_has_lost_its_vocabulary_is_said(tmp_path):
         load_student(tmp_path)
 
 
-def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tmp_path, capsys):
-    """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
+@pytest.fixture(scope="module")
+def bart_folder(bpe_tokenizer, tmp_path_factory):
+    """An encoder-decoder that is no T5, of 80 positions."""
     from transformers import BartConfig, BartForConditionalGeneration
     torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bart")
     BartForConditionalGeneration(BartConfig(
         vocab_size=len(bpe_tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=80, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=2)).save_pretrained(tmp_path)
-    bpe_tokenizer.save_pretrained(tmp_path)
-    made, long = make_student(str(tmp_path), TREE, []), " ".join(["the"] * 100)
+        encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=80, init_std=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2)).save_pretrained(folder)
+    bpe_tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_padding_changes_nothing_in_an_encoder_decoders_loss(bart_folder, fp32):
+    made = make_student(bart_folder, TREE, [])
+    batch = [made.encode_example(*x) for x in examples(TREE)[:5]]
+    with torch.no_grad():
+        alone = sum(made.loss([one]).item() * len(one[1]) for one in batch) / sum(len(target) for _, target in batch)
+        assert made.loss(batch).item() == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_causal_students_example_keeps_its_beginning_where_it_is_cut(causal_folder):
+    made, row = make_student(str(causal_folder), TREE, INPUTS), examples(TREE)[0]
+    source, target = made.encode_example(*row)
+    made.limit = len(source) + 2
+    assert made.encode_example(*row) == (source, target[:2])
+    made.limit = len(source) - 2
+    assert made.encode_example(*row) == (source[:-3], target[:1])
+
+
+def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bart_folder, capsys):
+    """BART's positions end at a fixed number, T5's do not. Such a sentence gets the flat tree; training goes on without its end."""
+    made, long = make_student(bart_folder, TREE, []), " ".join(["the"] * 100)
     train(made, [*examples(TREE)[:3], Example(long, f"( {long} )")], brief(made.kind, steps=1), title="s", quiet=True)
     assert capsys.readouterr().err == "s: 1 of 4 examples are longer than the model takes and are cut\n"
     train(made, examples(TREE)[:3], brief(made.kind, steps=1), quiet=True)
@@ -575,7 +678,7 @@ def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bpe_tokenizer, tm
     assert label(made, [fits], quiet=True)[0].score is not None
     capsys.readouterr()
     task = make_task({"task": "slots", "instruction": "", "tags": ["O", "B-depart_time.time_relative_to_now"]})     # a tag is many tokens
-    found = label(make_student(str(tmp_path), task, []), ["the", " ".join(["the"] * 12)], quiet=True)
+    found = label(make_student(bart_folder, task, []), ["the", " ".join(["the"] * 12)], quiet=True)
     assert found[0].score is not None and found[1] == (" ".join(["the"] * 12), " ".join(["O"] * 12), None)
     assert capsys.readouterr().err == f"1 inputs are longer than the model takes; they get {task.last_resort}\n"
 
@@ -638,6 +741,11 @@ def test_damaged_weights_are_one_line(model, tmp_path, request):
         with pytest.raises(DataError, match=said) as error:
             load(tmp_path / "final")
         assert "\n" not in str(error.value) and "final" in str(error.value)
+
+
+def test_tuned_teachers_that_vote_have_other_seeds():
+    made = tuned_teacher("tuned:tiny", TREE, SimpleNamespace(labeled=examples(TREE)[:3], unlabeled=[]), seed=5, votes=3)
+    assert [member().seed for member in made.members] == [5, 1005, 2005]
 
 
 def test_tuned_teacher_of_another_model_at_the_same_place_is_another(causal_folder, tmp_path):
@@ -748,9 +856,3 @@ def test_folder_that_is_no_student_is_one_line(tmp_path, about):
     with pytest.raises(DataError, match="expected a trained student") as error:
         load_student(tmp_path)
     assert "\n" not in str(error.value)
-
-
-def test_script_in_a_process_of_its_own(tmp_path):
-    found = subprocess.run([sys.executable, ROOT / "student.py", "--model", tmp_path], cwd=tmp_path, input="the cat\n", text=True,
-                           capture_output=True)
-    assert found.returncode == 2 and found.stdout == "" and found.stderr.count("\n") == 1 and found.stderr.startswith("error: ")

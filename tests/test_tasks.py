@@ -16,12 +16,12 @@ TEXT = make_task({"task": "text"})
 PENN = "(S (NP (DT The) (NN cat)) (VP (VBD sat)))"
 
 
-def walk(state, chance, limit):
+def walk(state, rng, limit):
     """Random pieces, each among those that may come next, to the end."""
     pieces = []
     while choices := state.choices():
         assert len(set(choices)) == len(choices)
-        pieces.append(chance.choice(choices))
+        pieces.append(rng.choice(choices))
         state.take(pieces[-1])
         assert len(pieces) <= limit, f"still going on after {limit} pieces"
     return pieces
@@ -40,10 +40,10 @@ def test_vote_worked_example(task, input, outputs, voted):
 
 
 def test_vote_over_random_trees_is_a_tree_and_unanimity_wins():
-    chance = random.Random(5)
+    rng = random.Random(5)
     for _ in range(200):
-        words = random_sentence(chance, chance.randint(2, 9)).split(" ")
-        given = [write_bare(words, random_tree(chance, len(words))) for _ in range(chance.randint(1, 5))]
+        words = random_sentence(rng, rng.randint(2, 9)).split(" ")
+        given = [write_bare(words, random_tree(rng, len(words))) for _ in range(rng.randint(1, 5))]
         TREE.check(" ".join(words), TREE.vote(" ".join(words), given))
         assert TREE.vote(" ".join(words), given[:1] * 3) == given[0]
 
@@ -101,7 +101,7 @@ def test_free_tree_is_mended(answer, mended):
 
 
 @pytest.mark.parametrize("answer", ["", "   \n", "( ( The cat ) ran )", "( The cat )", "( The cat sat down )", "( cat The sat )",
-                                    "Sure! ( ( The cat ) sat )", "The cat sat", ") The cat sat (", "( ( ) The cat sat )",
+                                    "Sure! ( ( The cat ) sat ) The end (of it)", "The cat sat", ") The cat sat (", "( ( ) The cat sat )",
                                     "( the cat sat )"])
 def test_free_tree_about_other_words_or_without_structure_is_refused(answer):
     with pytest.raises(ValueError):
@@ -128,11 +128,11 @@ def test_tree_choices_of_the_worked_example():
 
 @pytest.mark.parametrize("n_words", [1, 2, 3, 4, 7, 20])
 def test_random_walks_give_bracketings_of_the_sentence(n_words):
-    chance = random.Random(n_words)
+    rng = random.Random(n_words)
     for _ in range(60):
-        sentence = random_sentence(chance, n_words)
+        sentence = random_sentence(rng, n_words)
         words = split_words(sentence)
-        pieces = walk(TreeState(words), chance, 3 * n_words + 2)
+        pieces = walk(TreeState(words), rng, 3 * n_words + 2)
         output = TREE.write(words, pieces)
         tree = read_bare(output)
         assert tree.words == [unescape(escape(word)) for word in words]
@@ -144,12 +144,12 @@ def test_random_walks_give_bracketings_of_the_sentence(n_words):
 
 
 def test_every_gold_tree_can_be_decoded():
-    chance = random.Random(7)
+    rng = random.Random(7)
     for _ in range(200):
-        sentence = random_sentence(chance, chance.randint(1, 15))
+        sentence = random_sentence(rng, rng.randint(1, 15))
         words = split_words(sentence)
         state = TreeState(words)
-        for piece in TREE.pieces(sentence, write_bare(words, random_tree(chance, len(words)))):
+        for piece in TREE.pieces(sentence, write_bare(words, random_tree(rng, len(words)))):
             assert piece in state.choices()
             state.take(piece)
         assert state.choices() == []
@@ -191,9 +191,9 @@ def test_no_more_brackets_open_at_once_than_in_the_labeled_examples():
     task = make_task({"task": "tree"})
     task.learn([Example("a b c d", "( ( ( a b ) c ) d )"), Example("a b c", "( a ( b c ) )")])
     assert task.most_at_once == 3
-    longest, chance = 0, random.Random(0)
+    longest, rng = 0, random.Random(0)
     for _ in range(200):
-        pieces = "".join(piece if piece in "()" else "w" for piece in walk(task.start(list("abcdefgh")), chance, 40))
+        pieces = "".join(piece if piece in "()" else "w" for piece in walk(task.start(list("abcdefgh")), rng, 40))
         longest = max(longest, max(map(len, pieces.replace(")", "w").split("w"))))
     assert longest == 3
     assert make_task(task.config()).most_at_once == 3
@@ -275,12 +275,12 @@ def test_slots_that_begin_with_I_are_taught_with_B():
 
 @pytest.mark.parametrize("n_words", [1, 2, 8])
 def test_random_walks_give_one_known_tag_a_word_and_no_stray_continuation(n_words):
-    chance = random.Random(n_words)
+    rng = random.Random(n_words)
     seen = set()
     for _ in range(60):
-        sentence = random_sentence(chance, n_words)
+        sentence = random_sentence(rng, n_words)
         words = split_words(sentence)
-        pieces = walk(SlotState(words, SLOTS.tags), chance, 2 * n_words)
+        pieces = walk(SlotState(words, SLOTS.tags), rng, 2 * n_words)
         output = SLOTS.write(words, pieces)
         tags = output.split(" ")
         SLOTS.check(sentence, output)
@@ -340,6 +340,11 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     (TREE, "a b .", "Here (as asked):\n\n( ( a b )\n . )\nHope this helps", "( ( a b ) . )"),
     (TREE, "a b .", "Sentence: a b .\nParse: ( ( a b ) . )", "( ( a b ) . )"),
     (TREE, "a b .", "Here it is:\nParse: ( ( a b ) . )", "( ( a b ) . )"),
+    (TREE, "a b .", "Sure! ( ( a b ) . )", "( ( a b ) . )"), (TREE, "a b .", "1. **( ( a b ) . )**", "( ( a b ) . )"),
+    (TREE, "a b .", "The parse is `( ( a b ) . )`.", "( ( a b ) . )"), (TREE, "a b .", "( ( ( a b ) .", "( ( a b ) . )"),
+    (TREE, "a b .", "<think>Hm, ( a b ) ?</think>\n\n( ( a b ) . )", "( ( a b ) . )"), (TEXT, "a b", "<think>Hm.\nWhat?</think>\nc", "c"),
+    (SLOTS, "a b", "O, B-x", "O B-x"), (SLOTS, "a b", "[O, B-x]", "O B-x"), (SLOTS, "a b", "`O B-x`", "O B-x"),
+    (SLOTS, "a b", "**O B-x**.", "O B-x"), (SLOTS, "a b", "a O, b B-x", "O B-x"),
     (SLOTS, "a b", "Here you go:\nO B-x", "O B-x"),
     (SLOTS, "a b", "Sentence: a b\nTags: a O b B-x", "O B-x"),
     (SLOTS, "a b", "a O\nb B-x", "O B-x"),
@@ -349,6 +354,15 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     (TREE, "the Parse: tag", "( the\nParse: tag )", "( the Parse: tag )")])
 def test_a_chat_model_may_introduce_its_answer(task, input, answer, wanted):
     assert task.read(input, answer) == wanted
+
+
+def test_of_equally_frequent_tags_the_first_that_was_given_wins():
+    assert SLOTS.vote("a b", ["B-y O", "B-x O", "O B-x"]) == "B-y O"
+
+
+def test_an_echo_of_many_hyphens_is_read_in_no_time():
+    words = " ".join("-" * 20_000)
+    assert SLOTS.read(words, f"Sentence: {words}\nTags: {' '.join('O' * 20_000)}") == " ".join("O" * 20_000)
 
 
 @pytest.mark.parametrize("task, input, answer", [

@@ -157,18 +157,18 @@ def test_other_known_tags_are_another_teacher(tmp_path):
 # Noise
 
 def gold_trees(n=40):
-    chance = random.Random(0)
-    sentences = [random_sentence(chance, chance.randint(1, 12)) for _ in range(n)]
-    return {x: write_bare(split_words(x), random_tree(chance, len(split_words(x)))) for x in sentences}
+    rng = random.Random(0)
+    sentences = [random_sentence(rng, rng.randint(1, 12)) for _ in range(n)]
+    return {x: write_bare(split_words(x), random_tree(rng, len(split_words(x)))) for x in sentences}
 
 
 def gold_tags(n=60):
-    chance, rows = random.Random(0), {}
+    rng, rows = random.Random(0), {}
     for number in range(n):
-        tags, words = [], chance.randint(1, 8)
+        tags, words = [], rng.randint(1, 8)
         while len(tags) < words:
-            name = chance.choice(["to", "day", None])
-            tags += ["O"] if name is None else [f"B-{name}"] + [f"I-{name}"] * chance.randint(0, 2)
+            name = rng.choice(["to", "day", None])
+            tags += ["O"] if name is None else [f"B-{name}"] + [f"I-{name}"] * rng.randint(0, 2)
         rows[" ".join(f"w{number}" for _ in range(words))] = " ".join(tags[:words])
     return rows
 
@@ -392,13 +392,27 @@ def test_bad_model_is_one_line(tmp_path):
         assert "\n" not in str(error.value) and str(error.value)
 
 
-def test_weights_that_are_not_safetensors_are_refused(tmp_path, causal_folder):
+def test_pickled_weights_are_refused_though_they_are_sound(tmp_path, causal_folder):
     shutil.copytree(causal_folder, tmp_path / "pickled")
-    for file in (tmp_path / "pickled").glob("*.safetensors"):
-        file.unlink()
-    torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
-    with pytest.raises(DataError):
+    file = tmp_path / "pickled" / "model.safetensors"
+    torch.save(load_file(file), tmp_path / "pickled" / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(DataError, match="safetensors"):
         load_causal_lm(tmp_path / "pickled")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, causal_folder):
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(causal_folder, folder)
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n"
+                                    "from transformers import LlamaConfig as Config, LlamaForCausalLM as Model, PreTrainedTokenizerFast as Words\n")
+    for name, entry in (("config.json", {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
+                        ("tokenizer_config.json", {"AutoTokenizer": [None, "evil.Words"]})):
+        about = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**about, "auto_map": entry}))
+    models.load_config(str(folder), "a model")
+    load_causal_lm(str(folder))
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("kept", [0, 1000])
@@ -501,9 +515,9 @@ def test_free_output_ends_where_the_model_does(bpe_tokenizer, tmp_path, monkeypa
     made, longer = LLMTeacher(f"hf:{tmp_path}", TREE, [], torch.device("cpu"), free=True), []
     make = teacher.make_cursor
 
-    def make_endless(task, input, encode, end, length, vocabulary, room, chance):
+    def make_endless(task, input, encode, end, length, vocabulary, room, rng):
         longer.append(32 + 4 * length > room > 0)
-        return make(task, input, encode, [2], length, [x for x in vocabulary if x > 2], room, chance)
+        return make(task, input, encode, [2], length, [x for x in vocabulary if x > 2], room, rng)
     monkeypatch.setattr(teacher, "make_cursor", make_endless)
     labels(made, [" ".join(["the"] * n) for n in range(1, 40, 3)])
     assert any(longer)
@@ -531,8 +545,8 @@ def test_prompt_that_the_model_cannot_take_is_one_line(causal_folder):
 
 
 def test_local_llm_labels_validly_and_the_same_in_any_order_and_in_parts(tmp_path, causal_folder, fp32, monkeypatch):
-    chance = random.Random(1)
-    inputs = [random_sentence(chance, chance.randint(1, 8)) for _ in range(10)]
+    rng = random.Random(1)
+    inputs = [random_sentence(rng, rng.randint(1, 8)) for _ in range(10)]
     demonstrations = [Example("The cat sat", PENN)]
     found = labels(LLMTeacher(f"hf:{causal_folder}", TREE, demonstrations, torch.device("cpu")), inputs)
     for label in found:
@@ -679,3 +693,18 @@ def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkey
         assert not code and Path(out).read_text() != before
     else:
         assert code == 2 and Path(out).read_text() == before and out in capsys.readouterr().err
+
+
+def test_options_of_the_command_line_reach_the_data_and_the_teacher(tmp_path, monkeypatch):
+    given = {}
+
+    def make(*arguments):
+        given["teacher"] = arguments
+        raise InterruptedError
+    monkeypatch.setattr(teacher, "load_data", lambda *arguments: given.setdefault("data", arguments) and load_data(ROOT / "data/craft"))
+    monkeypatch.setattr(teacher, "make_teacher", make)
+    monkeypatch.setattr(sys, "argv", ["teacher.py", *f"--data d --teacher hf:m --out {tmp_path}/o --labeled 5 --unlabeled 8 --test 3 "
+                                      "--max-words 7 --seed 4 --free --votes 3 --quiet".split()])
+    with pytest.raises(InterruptedError):
+        teacher.main()
+    assert given["data"] == ("d", 5, 8, 3, 7) and given["teacher"][3] == 4 and given["teacher"][5:] == (None, True, 3, True)

@@ -132,12 +132,12 @@ class Trial:
     @contextmanager
     def noise(self, student, rate, seed):
         """Inside, each token of an example's input is with probability `rate` another one, drawn from those of all inputs."""
-        chance, encode = random.Random(seed), student.encode_example
+        rng, encode = random.Random(seed), student.encode_example
         tokens = [token for x in self.inputs for token in student.encode_input(x)[:-1]]
 
         def noisy(input, output):
             source, target = encode(input, output)
-            return [chance.choice(tokens) if chance.random() < rate else token for token in source[:-1]] + source[-1:], target
+            return [rng.choice(tokens) if rng.random() < rate else token for token in source[:-1]] + source[-1:], target
         with patch.object(student, "encode_example", noisy):
             yield
 
