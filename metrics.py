@@ -108,8 +108,8 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
     counts = []
     for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
         gold_tree = _read_gold(number, gold_text, inputs)
-        if gold_tree.tags is not None:
-            keep = [tag in WORD_TAGS for tag in gold_tree.tags]
+        if tags := _pos_tags(gold_tree):
+            keep = [tag in WORD_TAGS for tag in tags]
         else:
             keep = [not is_punctuation(word) for word in gold_tree.words]
         gold_spans = _spans(gold_tree, keep)
@@ -123,7 +123,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
 def foreign_tags(gold: list[str], inputs: list[str] | None = None) -> list[str]:
     """The tags of these gold trees that are none of Penn's, sorted: `bracket_scores` does not count their words. GoldError as there."""
     trees = (_read_gold(number, text, inputs) for number, text in enumerate(gold, 1))
-    return sorted({tag for tree in trees for tag in tree.tags or ()} - WORD_TAGS - OTHER_TAGS)
+    return sorted({tag for tree in trees for tag in _pos_tags(tree) or ()} - WORD_TAGS - OTHER_TAGS)
 
 
 @lru_cache(maxsize=65536)
@@ -154,6 +154,11 @@ def _read_gold(number: int, text: str, inputs: list[str] | None) -> Tree:
         return tree
     except ValueError as error:
         raise GoldError(number, str(error)) from None
+
+
+def _pos_tags(tree: Tree) -> list[str] | None:
+    # None where there are none; in `(S (NP mice) (VP died))` what stands in their places are constituents.
+    return None if tree.tags is None or _PHRASES.issuperset(tree.tags) else tree.tags
 
 
 def _spans(tree: Tree, keep: list[bool]) -> set[tuple[int, int]]:

@@ -507,6 +507,12 @@ def test_repeated_errors_worked_example():
     assert repeated_errors("slots", ["O B-to I-to"], [["O B-to O"], ["O O O"]], ["to New York"]) == {"extra": {1: 1}, "missing": {2: 1}}
 
 
+def test_constituents_of_one_word_are_no_tags_of_gold():
+    gold = "(S (NP mice) (VP died))"
+    assert bracket_scores([gold], ["( mice died )"], ["mice died"])["f1"] == 100 and foreign_tags([gold]) == []
+    assert foreign_tags(["(S (NP mice) (VP (VERB died)))"]) == ["NP", "VERB"]
+
+
 def test_words_are_what_the_treebanks_36_tags_of_words_say():
     """The paper's list, none of punctuation."""
     assert len(WORD_TAGS) == 36 and {"SYM", "PRP$", "LS"} < WORD_TAGS and not WORD_TAGS & OTHER_TAGS
