@@ -2,6 +2,7 @@
 
 import os
 import random
+import runpy
 import sys
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def fp32(monkeypatch):
     """bf16 rounds differently from machine to machine and from batch to batch: exact comparisons need fp32."""
     from data import models
     monkeypatch.setattr(models, "fast_bf16", lambda device: False)
+
+
+def exit_code(monkeypatch, script, *arguments):
+    """The exit code of `python SCRIPT ...`, in this process."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def random_tree(rng, n_words):

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 import torch
 from transformers import T5Config
 
-from conftest import ROOT, random_tree
+from conftest import ROOT, exit_code, random_tree
 from data import folders, parallel
 from data.runs import Run, Settings, summary, table
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
@@ -70,16 +69,6 @@ def run(monkeypatch, *arguments):
     """`python mckd.py ...`, in this process; a DataError comes through."""
     monkeypatch.setattr(sys, "argv", ["mckd.py", *map(str, arguments), "--quiet"])
     mckd.main()
-
-
-def code(monkeypatch, *arguments):
-    """The exit code of `python mckd.py ...`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["mckd.py", *map(str, arguments)])
-    try:
-        runpy.run_path(str(ROOT / "mckd.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-    return 0
 
 
 def files(folder):
@@ -1209,7 +1198,7 @@ def test_no_module_knows_one_that_is_built_on_it(module, later):
 def test_wrong_argument_is_one_line(arguments, said, here, monkeypatch, capsys):
     make_folder(here / "data")
     (here / "file").write_text("")
-    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--epochs", 1, "--method", "teacher", *arguments) == 2
+    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.3", "--epochs", 1, "--method", "teacher", *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
     assert not (here / "runs").exists()
@@ -1217,7 +1206,7 @@ def test_wrong_argument_is_one_line(arguments, said, here, monkeypatch, capsys):
 
 def test_option_is_not_guessed_from_its_beginning(here, monkeypatch):
     make_folder(here / "data")
-    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--stage", 1) == 2 and not (here / "runs").exists()
+    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.3", "--stage", 1) == 2 and not (here / "runs").exists()
 
 
 def test_test_sentences_and_repetitions_among_the_unlabeled_are_counted(here, monkeypatch, capsys):
@@ -1253,7 +1242,7 @@ def test_malformed_data_is_one_line_that_names_file_and_line(line, said, here, m
     make_folder(here / "data")
     rows = (here / "data/labeled.jsonl").read_text().split("\n")
     (here / "data/labeled.jsonl").write_text("\n".join([rows[0], line, *rows[1:]]))
-    assert code(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--out", "run") == 2
+    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.3", "--out", "run") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "labeled.jsonl:2" in error and said in error and not (here / "run").exists()
 

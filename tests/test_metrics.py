@@ -4,13 +4,13 @@ import json
 import os
 import random
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT, exit_code
 from data.command import run_command
 from data.splits import DataError
 from data.trees import bare_spans, clean, read_penn, write_bare
@@ -18,7 +18,6 @@ from errors import learnt_errors, repeated_errors
 from metrics import (OTHER_TAGS, WORD_TAGS, GoldError, agreement, bracket_scores, chunks, evalb_scores, foreign_tags, is_punctuation, main,
                      score, slot_scores, text_scores)
 
-ROOT = Path(__file__).parent.parent
 GOLD = "(S (NP (DT The) (JJ old) (NN cat)) (, ,) (VP (VBD sat) (ADVP (RB down))) (. .))"
 WORDS = "The old cat , sat down ."
 
@@ -482,9 +481,7 @@ def test_cli_interrupted_is_one_line(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr("argparse.ArgumentParser.parse_args", interrupt)
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "metrics.py"), run_name="__main__")
-    assert exit.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+    assert exit_code(monkeypatch, "metrics.py") == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 def test_cli_missing_file(files):

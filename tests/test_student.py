@@ -4,7 +4,6 @@ import io
 import json
 import os
 import random
-import runpy
 import shutil
 import sys
 from dataclasses import replace
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import NASTY, ROOT, decode, random_sentence, random_tree
+from conftest import NASTY, decode, exit_code, random_sentence, random_tree
 from data.decoding import make_cursor
 from data.splits import DataError, Example, Label
 from data.tasks import make_task
@@ -761,14 +760,9 @@ def test_tuned_teacher_of_another_model_at_the_same_place_is_another(causal_fold
 
 def run_student(monkeypatch, text, *arguments):
     """The exit code of `python student.py ... < text`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["student.py", *map(str, arguments)])
     given = io.BytesIO(text if isinstance(text, bytes) else text.encode())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given, encoding="ascii", errors="surrogateescape"))      # as in the C locale
-    try:
-        runpy.run_path(str(ROOT / "student.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-    return 0
+    return exit_code(monkeypatch, "student.py", *arguments)
 
 
 @pytest.fixture(scope="module")

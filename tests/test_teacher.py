@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import runpy
 import shutil
 import struct
 import sys
@@ -17,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import NASTY, ROOT, random_sentence, random_tree
+from conftest import NASTY, ROOT, exit_code, random_sentence, random_tree
 from data import folders, models
 from data.models import load_causal_lm
 from data.splits import DataError, Example, load_data, read_pseudolabels, write_jsonl
@@ -444,9 +443,9 @@ def test_model_folder_that_lacks_a_part_is_refused(tmp_path, causal_folder):
 def test_a_file_of_labels_is_not_written_over_by_what_is_replayed_from_it(tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "data/pseudolabels.jsonl", "--quiet") == 0
+    assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--out", "data/pseudolabels.jsonl", "--quiet") == 0
     labels, there = Path("data/pseudolabels.jsonl").read_bytes(), sorted(tmp_path.rglob("*"))
-    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "auto", "--unlabeled", 2, "--out", "data/pseudolabels.jsonl") == 2
+    assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "auto", "--unlabeled", 2, "--out", "data/pseudolabels.jsonl") == 2
     assert "expected another file than the one that is replayed" in capsys.readouterr().err
     assert Path("data/pseudolabels.jsonl").read_bytes() == labels and sorted(tmp_path.rglob("*")) == there
 
@@ -607,23 +606,13 @@ def test_who_comes_in_the_middle_of_a_line_reads_it_when_it_is_whole(tmp_path, m
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-def run_teacher(monkeypatch, *arguments):
-    """The exit code of `python teacher.py ...`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["teacher.py", *map(str, arguments)])
-    try:
-        runpy.run_path(str(ROOT / "teacher.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 def test_command_line_writes_a_line_for_every_row_of_the_split(tmp_path, monkeypatch):
     """Repeated sentences too, so that metrics.py can set the file beside the split."""
     data = make_data(tmp_path / "data")
     rows = (data.folder / "test.jsonl").read_text()
     (data.folder / "test.jsonl").write_text(rows + rows)
     monkeypatch.chdir(tmp_path)
-    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--split", "test", "--out", "out.jsonl", "--quiet") == 0
+    assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--split", "test", "--out", "out.jsonl", "--quiet") == 0
     labelled, gold = ([json.loads(line)["input"] for line in open(file)] for file in ("out.jsonl", data.folder / "test.jsonl"))
     assert labelled == gold
 
@@ -632,13 +621,13 @@ def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
     data = make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     for splits, n in (("unlabeled", 5), ("unlabeled,test", 8)):
-        assert run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0.3", "--split", splits, "--out", "out.jsonl", "--quiet") == 0
+        assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0.3", "--split", splits, "--out", "out.jsonl", "--quiet") == 0
         found = list(read_pseudolabels("out.jsonl"))
         assert len(found) == n and [x.input for x in found][:5] == [x.input for x in data.unlabeled]
         assert f"out.jsonl: {n} pseudolabels" in capsys.readouterr().out
     cache, = (tmp_path / "runs" / "teacher").iterdir()
     assert len(list(read_pseudolabels(cache))) == 8                 # five of them were not made again
-    assert run_teacher(monkeypatch, "--data", "data", "--teacher", "replay:out.jsonl", "--out", "again.jsonl") == 0
+    assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "replay:out.jsonl", "--out", "again.jsonl") == 0
     assert [x.output for x in read_pseudolabels("again.jsonl")] == [x.output for x in found[:5]]
     assert capsys.readouterr().out.startswith("Data: ")
 
@@ -651,14 +640,14 @@ def test_command_line_labels_a_split_and_goes_on(tmp_path, monkeypatch, capsys):
 def test_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
     make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    assert run_teacher(monkeypatch, *arguments, "--out", "out.jsonl") == 2
+    assert exit_code(monkeypatch, "teacher.py", *arguments, "--out", "out.jsonl") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error and not os.path.exists("out.jsonl")
 
 
 def test_help_shows_an_example_to_paste_and_every_teacher(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
-    assert run_teacher(monkeypatch, "--help") == 0
+    assert exit_code(monkeypatch, "teacher.py", "--help") == 0
     said = capsys.readouterr().out
     assert "python teacher.py --data data/craft --teacher noisy:0.3 --split unlabeled --out labels.jsonl\n" in said
     assert "auto, replay:FILE" in " ".join(said.split())
@@ -667,7 +656,7 @@ def test_help_shows_an_example_to_paste_and_every_teacher(monkeypatch, capsys):
 def test_command_line_refuses_an_output_that_cannot_be_written_before_it_labels(tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "no/such/folder/out.jsonl")
+    code = exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--out", "no/such/folder/out.jsonl")
     assert code == 2 and "no/such/folder" in capsys.readouterr().err
 
 
@@ -675,7 +664,7 @@ def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
-    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", "pipe")
+    code = exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--out", "pipe")
     assert code == 2 and "pipe: expected a file" in capsys.readouterr().err and Path("pipe").is_fifo()
 
 
@@ -688,7 +677,7 @@ def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkey
     if holds:
         Path(out).write_text(holds)
     before = Path(out).read_text()
-    code = run_teacher(monkeypatch, "--data", "data", "--teacher", "noisy:0", "--out", out)
+    code = exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--out", out)
     if out == "labels.jsonl":
         assert not code and Path(out).read_text() != before
     else:
