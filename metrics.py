@@ -196,7 +196,8 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
     Four differences. Predictions without tags, which EVALB cannot read, take gold's for what to delete: `(S (NP The cat)
     (VP sat))` is scored by its labels, also where every constituent is one word, as in `(S (NP mice) (VP died))`; brackets
     without labels match nothing. Escapes are undone before words are compared, so `1\\/2` is `1/2`. F1 is 0 where EVALB
-    prints nan. A constituent without any leaf, an inner bracket without a label, and two trees on a line are unreadable.
+    prints nan. In a tree with tags a bracket without leaves, an inner one without a label, or another tree behind it
+    makes it unreadable.
 
     Raises GoldError for gold that is not a Penn tree.
     """

@@ -331,6 +331,7 @@ class CausalStudent:
         self.begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.limit = context_length(model)
         self.attention = model.config._attn_implementation      # for training; PackedDecoder sets its own
+        PackedDecoder(model, prompt=self.begin)                 # a model that it refuses is refused now, not when it has been trained
         self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False
@@ -357,7 +358,7 @@ class CausalStudent:
         with autocast(self.device):
             hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
             logits = (hidden[row, position] @ self.model.get_output_embeddings().weight[known].T).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)           # as candidate_logits: Gemma 2's
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)        # as candidate_logits: Gemma 2's
         return cross_entropy(torch.tanh(logits / cap) * cap if cap else logits, targets)
 
     def weights(self):

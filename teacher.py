@@ -76,6 +76,8 @@ def read_answers(task, answers, scored=False):
     """Labels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort or, where they are `scored`, an
     empty one, which scores 0. Says how many these are."""
     found, unreadable = {}, {}
+    if task.kind == "slots":
+        task.unknown.clear()
     for answer in answers:
         found[answer.input] = read_answer(task, answer)
         if found[answer.input] is None:
@@ -84,8 +86,7 @@ def read_answers(task, answers, scored=False):
     if unreadable:
         input, output = next(iter(unreadable.items()))
         print(f"{len(unreadable):,} of the teacher's {len(found):,} answers cannot be read, such as {output[:60]!r} about {input[:60]!r}; "
-              f"they {'score 0' if scored else f'become {task.last_resort}'} (task.json's instruction may say what is wanted)",
-              file=sys.stderr)
+              f"they {'score 0' if scored else f'become {task.last_resort}'}", file=sys.stderr)
     if task.kind == "slots" and task.unknown:
         print(f"The teacher's answers have tags that the task does not know, such as {min(task.unknown)!r}; they become O", file=sys.stderr)
     return found

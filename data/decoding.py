@@ -180,7 +180,7 @@ def make_cursor(task, input, encode, end, length, vocabulary=None, room=10 ** 9,
 
 
 def choose(cursors, logits_of, end):
-    """Let every cursor take its likeliest option or, if they have a `rng`, one drawn by its probability. `end`: a list of the token
+    """Let every cursor take its likeliest option or, if they have an `rng`, one drawn by its probability. `end`: a list of the token
     ids that end an output; where a constrained one may end or go on, the likeliest of them stands for its end.
 
     `logits_of(ids)` gives the logits of the candidates, (cursors, K) for a (cursors, K) tensor of token ids: only these few

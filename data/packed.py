@@ -35,11 +35,12 @@ class PackedDecoder:
         self.prompt_keys, self.prompt_values = {}, {}   # per layer: (key-value heads, prompt length, head size)
         self.prompt_length = 0
         model.set_attn_implementation("packed")
-        other_layers = set(getattr(model.config, "layer_types", None) or []).difference(("full_attention", "sliding_attention"))
+        self.config = model.config.get_text_config()
+        other_layers = set(getattr(self.config, "layer_types", None) or []).difference(("full_attention", "sliding_attention"))
         if model.config._attn_implementation != "packed" or other_layers:
             raise DataError(f"{model.config.model_type}: expected a causal LM whose layers mix tokens by attention alone, through "
                             "transformers' attention interface")
-        scales = [getattr(model.config, name, 1) for name in ("logit_scale", "logits_scaling")]            # Cohere's, Granite's
+        scales = [getattr(self.config, name, 1) for name in ("logit_scale", "logits_scaling")]            # Cohere's, Granite's
         if getattr(model.get_output_embeddings(), "bias", None) is not None or scales != [1, 1]:          # Phi's
             raise DataError(f"{model.config.model_type}: expected a causal LM whose logits are states times output matrix, and no more")
         for begin in range(0, len(prompt), 128):
@@ -142,7 +143,7 @@ class PackedDecoder:
 
     def logits_of(self, states):
         """A function from candidates (N, K) to their logits after `states` (N, size)."""
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        cap = getattr(self.config, "final_logit_softcapping", None)
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
     def rows_for(self, length):

@@ -329,9 +329,8 @@ def _show(value: object) -> str:
 # Writing: a file appears whole or not at all
 
 def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> None:
-    """One JSON object a line. A NamedTuple is written by its field names: an Example without an output that is None, a Label whole."""
-    rows = ({k: v for k, v in row._asdict().items() if v is not None or isinstance(row, Label)} if isinstance(row, tuple) else row
-            for row in rows)
+    """One JSON object a line. A NamedTuple is written by its field names, without an "output" that is None."""
+    rows = ({k: v for k, v in row._asdict().items() if v is not None or k == "score"} if isinstance(row, tuple) else row for row in rows)
     write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -37,12 +37,11 @@ _AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answ
 
 
 def _lines(task, input, answer):
-    """A chat model's answer, line by line, without what it has thought before, Markdown's fences and an echo of the prompt's `Parse:`.
+    """A chat model's answer, line by line, without Markdown's fences and an echo of the prompt's `Parse:` before it.
 
     (An input that begins with such a word is left alone.) Raises ValueError where nothing is left.
     """
-    text = re.sub(r"\A\s*<think>.*?</think>", "", answer, flags=re.DOTALL)
-    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", text, flags=re.MULTILINE).strip(" \t\r\n")
+    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
     if not input.startswith(task.answer_name):
         text = text.removeprefix(task.answer_name).lstrip(" \t\r\n")
     if not text:
@@ -51,10 +50,11 @@ def _lines(task, input, answer):
 
 
 def _own_lines(task, input, answer):
-    """The answer's lines up to where it goes on with another sentence, without the prompt's `Parse:` and an echo of the input, `Sentence:
-    …`. ValueError where nothing is left. (Where such words are the input's own, they stay.)"""
+    """The answer's lines up to where it goes on with another sentence, without what a model has thought before, `<think>…</think>`, without
+    the prompt's `Parse:` and without an echo of the input, `Sentence: …`. ValueError where nothing is left. (Where such words are the
+    input's own, they stay.)"""
     own = []
-    for line in _lines(task, input, answer):
+    for line in _lines(task, input, re.sub(r"\A\s*<think>.*?</think>", "", answer, flags=re.DOTALL)):
         echo = _ECHO.search(line)
         if echo and not re.search(r"\w", line[:echo.start()]) and not _ECHO.search(input):
             if "".join(split_words(line[echo.end():])) != "".join(split_words(input)):          # in whatever spacing
@@ -158,7 +158,8 @@ class TreeTask:
         """The bracketing in a free answer, mended as the paper does; ValueError when it is not a tree over this input.
 
         It is the first line that is one, for a chat model may introduce it, or several, joined while brackets are open. Of these the first
-        is tried alone before, the others alone after: the open bracket may be the introduction's.
+        is tried alone before, the others alone after: the open bracket may be the introduction's. Where no line is one, it is what stands
+        between a line's first bracket and its last.
         """
         words, blocks, still_open, problem = split_words(input), [[]], 0, None
         for line in _own_lines(self, input, answer):
@@ -167,14 +168,12 @@ class TreeTask:
             if still_open <= 0:
                 blocks.append([])
                 still_open = 0
-        for block in filter(None, blocks):
-            for bracketing in (block[0], " ".join(block), *block[1:]):
-                alone = bracketing[bracketing.find("("):bracketing.rfind(")") + 1]              # without what stands around it
-                for text in (bracketing, alone):
-                    try:
-                        return write_bare(words, bare_spans(read_tree(mend(text), words)))
-                    except ValueError as error:
-                        problem = problem or error
+        whole = [text for block in filter(None, blocks) for text in (block[0], " ".join(block), *block[1:])]
+        for bracketing in whole + [text[text.find("("):text.rfind(")") + 1] for text in whole]:
+            try:
+                return write_bare(words, bare_spans(read_tree(mend(bracketing), words)))
+            except ValueError as error:
+                problem = problem or error
         raise problem
 
     def vote(self, input, outputs, least=1):
@@ -281,17 +280,18 @@ class SlotTask:
 
     def read(self, input, answer):
         """The tags in a free answer, mended: the first of its lines that is nothing but tags, or the words with their tags; else all
-        lines together, a word and its tag each; else its first line, if something there is a tag. An unknown tag becomes O. ValueError
-        when words and tags do not match up, or there is no tag."""
+        lines together, a word and its tag each; else the same without the punctuation around tags; else its first line, if something
+        there is a tag. An unknown tag becomes O. ValueError when words and tags do not match up, or there is no tag."""
         lines, problem = _own_lines(self, input, answer), None
-        for text, enough in [*((line, all) for line in lines), (" ".join(lines), all), (lines[0], any)]:
+        texts = [*lines, " ".join(lines)]
+        for text, enough, around in [*((x, all, "") for x in texts), *((x, all, _AROUND) for x in texts), (lines[0], any, _AROUND)]:
             try:
-                tags = [tag if tag in self.tags else tag.strip(_AROUND) for tag in self.read_tags(input, text)]
+                tags = [tag if tag in self.tags else tag.strip(around) for tag in self.read_tags(input, text)]
             except ValueError as error:
                 problem = problem or error
                 continue
             if enough(map(BIO.fullmatch, tags)):
-                self.unknown.update(set(tags).difference(self.tags))
+                self.unknown.update(tag for tag in tags if BIO.fullmatch(tag) and tag not in self.tags)
                 return self.mended([tag if tag in self.tags else "O" for tag in tags])
         raise problem or ValueError("expected tags O, B-x or I-x, found none")
 

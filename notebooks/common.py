@@ -55,4 +55,4 @@ def written(mean, spread, seeds):
 
 def title(data, llm, seeds):
     """A figure's title: which data, whose labels, how many seeds."""
-    return f"{data.name}{' (synthetic)' * data.sample}, labels by {llm}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    return f"{data.name}{' (synthetic)' if data.sample else ''}, labels by {llm}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"

@@ -14,6 +14,7 @@ from data.decoding import Cursor, FreeCursor, PieceEncoder, choose, make_cursor,
 from data.packed import PackedDecoder
 from data.tasks import make_task
 from data.trees import split_words, write_bare
+from student import CausalStudent
 
 TREE = make_task({"task": "tree"})
 SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "I-fare_code", "B-fare_code_x", "B-f"]})
@@ -323,6 +324,13 @@ def test_model_that_hands_no_keywords_on_to_its_attention_is_refused():
                                          num_key_value_heads=2)
     with pytest.raises(ValueError, match="stablelm"):
         PackedDecoder(transformers.StableLmForCausalLM(config), rows=1, prompt=[1, 2])
+
+
+def test_a_causal_student_that_could_not_label_is_refused_before_it_is_trained(bpe_tokenizer):
+    config = transformers.PhiConfig(vocab_size=len(bpe_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                                    num_attention_heads=4)
+    with pytest.raises(ValueError, match="phi"):
+        CausalStudent(transformers.PhiForCausalLM(config), bpe_tokenizer, TREE, torch.device("cpu"))
 
 
 @torch.inference_mode()

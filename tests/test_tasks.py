@@ -342,7 +342,11 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     (TREE, "a b .", "Here it is:\nParse: ( ( a b ) . )", "( ( a b ) . )"),
     (TREE, "a b .", "Sure! ( ( a b ) . )", "( ( a b ) . )"), (TREE, "a b .", "1. **( ( a b ) . )**", "( ( a b ) . )"),
     (TREE, "a b .", "The parse is `( ( a b ) . )`.", "( ( a b ) . )"), (TREE, "a b .", "( ( ( a b ) .", "( ( a b ) . )"),
-    (TREE, "a b .", "<think>Hm, ( a b ) ?</think>\n\n( ( a b ) . )", "( ( a b ) . )"), (TEXT, "a b", "<think>Hm.\nWhat?</think>\nc", "c"),
+    (TREE, "a b .", "<think>Hm, ( a b ) ?</think>\n\n( ( a b ) . )", "( ( a b ) . )"),
+    (TREE, "a b .", "<think>( a b ) </think><think>?</think>\n( ( a b ) . )", "( ( a b ) . )"), (TEXT, "a b", "<think> a </think> b", "<think> a </think> b"),
+    (TREE, "a b .", "The parse of (a b .) is:\n( ( a b ) . )", "( ( a b ) . )"),
+    (SLOTS, "O. Henry", "O. B-x\nHenry I-x", "B-x I-x"), (SLOTS, "a b", "'O' (B-x);", "O B-x"),
+    (SLOTS, "a sentence : b", "a O sentence O : O b B-x", "O O O B-x"), (SLOTS, "a b", "the sentence: O\nO B-x", "O B-x"),
     (SLOTS, "a b", "O, B-x", "O B-x"), (SLOTS, "a b", "[O, B-x]", "O B-x"), (SLOTS, "a b", "`O B-x`", "O B-x"),
     (SLOTS, "a b", "**O B-x**.", "O B-x"), (SLOTS, "a b", "a O, b B-x", "O B-x"),
     (SLOTS, "a b", "Here you go:\nO B-x", "O B-x"),
@@ -360,9 +364,15 @@ def test_of_equally_frequent_tags_the_first_that_was_given_wins():
     assert SLOTS.vote("a b", ["B-y O", "B-x O", "O B-x"]) == "B-y O"
 
 
-def test_an_echo_of_many_hyphens_is_read_in_no_time():
-    words = " ".join("-" * 20_000)
-    assert SLOTS.read(words, f"Sentence: {words}\nTags: {' '.join('O' * 20_000)}") == " ".join("O" * 20_000)
+def test_a_known_tag_that_ends_in_punctuation_is_that_tag():
+    assert make_task({"task": "slots", "tags": ["O", "B-x."]}).read("a b", "B-x. O.") == "B-x. O"
+
+
+@pytest.mark.parametrize("answer, unknown", [("O B-zebra", {"B-zebra"}), ("O ,", set()), ("Sure O", set()), ("O B-x", set())])
+def test_only_tags_are_unknown_tags(answer, unknown):
+    task = make_task({"task": "slots", "tags": ["O", "B-x"]})
+    task.read("a b", answer)
+    assert task.unknown == unknown
 
 
 @pytest.mark.parametrize("task, input, answer", [
