@@ -183,8 +183,6 @@ class CachedTeacher:
 
     def test_scores(self):
         """"f1" and "valid" on the test split; an answer that cannot be read scores 0."""
-        if not self.run.test_inputs:
-            return {"f1": None, "valid": None}
         if not self.teacher.can_label(self.run.test_inputs):
             print(f"{self.teacher.name} has no label for some inputs of the test split, so it has no score (python teacher.py --split "
                   "unlabeled,test labels both)", file=sys.stderr)
@@ -278,14 +276,10 @@ def finish(run, teacher):
             D_labeled, D_unlabeled = run.splits_to_learn()
             mckd(run, D_labeled, D_unlabeled, t, settings.stages, cross=settings.method == "mckd")
 
-    if before:
-        scores = before["teacher"]
-    else:
-        scores = t.test_scores() if t else {"f1": None, "valid": None}
-    results = run.results(scores)
+    results = run.results(before["teacher"] if before else t.test_scores() if t else {"f1": None, "valid": None})
     report = run.report(results)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=2) + "\n")
-    write_atomically(run.folder / "report.md", f"# {run.folder.name}\n\n{results['data']}\n\n{report}\n")
+    write_atomically(run.folder / "report.md", f"# {run.folder.resolve().name}\n\n{results['data']}\n\n{report}\n")
     print(f"\n{report}\n\n{run.folder}: {results['seconds']:.0f} seconds of work", flush=True)
     return results
 

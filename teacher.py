@@ -74,7 +74,7 @@ def read_answer(task, label):
 
 def read_answers(task, answers, scored=False):
     """Labels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort or, where they are `scored`, an
-    empty one, which scores 0. Says how many these are."""
+    empty one, which scores 0. Prints how many could not be read, and which tags are unknown."""
     found, unreadable = {}, {}
     if task.kind == "slots":
         task.unknown.clear()
@@ -221,8 +221,8 @@ class APITeacher(Teacher):
 # Several that vote.
 
 class VotingTeacher(Teacher):
-    """One label of several: each member labels all inputs, into a cache of its own, and the task votes. Prompted with other
-    demonstrations a member makes other errors, and those that are not all members' are outvoted.
+    """One label of several: each member labels all inputs, into a cache of its own, and the task votes. With different demonstrations
+    members make different errors, and errors that few members share are outvoted.
 
     `members`: functions that make a teacher, called one after the other so that one model at a time is in memory.
     """
@@ -259,13 +259,13 @@ def voted(task, labels, other=None, weight=0):
 # Which teacher a command names.
 
 def check_options(spec, base_url, free, votes):
-    """DataError where an option is given to a teacher that would take no notice of it."""
+    """DataError where an option is given that the chosen teacher would ignore."""
     kind = spec.partition(":")[0]
     if votes < 1:
         raise DataError(f"--votes: expected at least 1, found {votes}")
     if base_url and kind != "openai":                       # not shown: it may hold a key
         raise DataError(f"--base-url: expected --teacher openai:MODEL beside it, found --teacher {spec}")
-    check_address(base_url or "")
+    check_address(base_url or "")                           # for --method sft, too, which makes no server
     if free and kind not in ("hf", "gguf"):
         raise DataError(f"--free: expected a local LLM, hf: or gguf:, found --teacher {spec}")
     if votes > 1 and kind not in ("hf", "gguf", "openai", "tuned"):
@@ -320,8 +320,8 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
     """
     cache = Path(cache)
     known = dict.fromkeys(inputs)
-    if cache.exists() and cache.stat().st_size and ends_whole(cache):       # empty: who was to fill it was interrupted, or has just begun
-        with suppress(DataError):               # while another process writes a line, half of it may be read; that is read again below
+    with suppress(DataError, FileNotFoundError):            # none yet, or one that another process is just adding to: read again below
+        if ends_whole(cache):
             known = read_labels(cache, inputs)
     if None in known.values():
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -386,8 +386,10 @@ def main():
         raise DataError(f"{splits.folder}: expected sentences to label, found none in --split {args.split}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher = make_teacher(args.teacher, task, splits, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
-    if isinstance(teacher, ReplayTeacher) and out.resolve() == teacher.file.resolve():
+    if isinstance(teacher, ReplayTeacher) and out == teacher.file.resolve():
         raise DataError(f"--out {args.out}: expected another file than the one that is replayed, whose other labels would be lost")
+    if out.parent == cache_file(teacher).parent.resolve():
+        raise DataError(f"--out {args.out}: expected another folder than that of the teachers' caches, whose other labels would be lost")
     labels = label_with_cache(teacher, inputs, cache_file(teacher), args.quiet)
     found = dict(zip(inputs, labels))
     rows = [found[x.input] for name in wanted for x in getattr(splits, name)]             # in the splits' order, repetitions too

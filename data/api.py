@@ -14,6 +14,8 @@ from threading import Event, Thread
 
 from data.splits import DataError
 
+MOST_BYTES = 2 ** 24        # of an answer; one that is longer is no chat completion
+
 
 class Refused(DataError):
     """The server does not take this one request, or has no text for it: a content filter, or a name or an option that it does not know."""
@@ -39,10 +41,10 @@ class ChatServer:
             raise DataError("OPENAI_API_KEY: expected printable ASCII characters alone")                # it is not shown
 
     def ask_all(self, inputs, question, control):
-        """Yields (index, answer) as the answers to question(input) come; one that the server refuses has an empty answer, as soon as the
-        server has answered another after it. Where it refuses as many in a row as are asked at once, and at the end, it is asked
-        question(control), which it ought to answer. Raises DataError where it refuses that, too, or fails, after the answers that are
-        on their way."""
+        """Yields (index, answer) as the answers to question(input) come. An input that the server refuses has an empty answer, but only
+        once the server has answered a later one: so the refusal was about that input. Where it refuses as many in a row as are asked at once,
+        and at the end, it is asked question(control), which it ought to answer. Raises DataError where it refuses that, too, or fails,
+        once the pending answers have been yielded."""
         waiting, answered, stopped = queue.SimpleQueue(), queue.SimpleQueue(), Event()
         for i in range(len(inputs)):
             waiting.put(i)
@@ -54,14 +56,14 @@ class ChatServer:
                     try:
                         answered.put((i, self.ask(question(inputs[i]), stopped), began))
                     except Exception as error:
-                        answered.put((i, error, began))
+                        answered.put((i, error, time.monotonic()))
             except queue.Empty:
                 pass
             finally:
                 answered.put(None)                                  # no more from this one
 
         workers = min(self.at_once, len(inputs))
-        failure, refused, told, working = None, [], 0, workers          # refused: (index, time) of what nobody has been told yet
+        failure, refused, told, working = None, [], 0, workers          # refused: (index, when) of what nobody has been told yet
         for _ in range(workers):
             Thread(target=work, daemon=True).start()      # who interrupts does not wait for answers that are on their way
         try:
@@ -70,7 +72,7 @@ class ChatServer:
                 if found is None:
                     working -= 1
                 elif isinstance(found[1], Refused):
-                    refused.append((found[0], time.monotonic()))
+                    refused.append((found[0], found[2]))
                 elif isinstance(found[1], Exception):
                     failure = failure or found[1]
                     stopped.set()                                   # nothing new is asked
@@ -106,7 +108,7 @@ class ChatServer:
                 if key:                                             # "unredirected": it must not follow to another server
                     request.add_unredirected_header("Authorization", f"Bearer {key}")
                 with urllib.request.urlopen(request, timeout=120) as answer:
-                    content = json.load(answer)["choices"][0]["message"].get("content")
+                    content = json.loads(answer.read(MOST_BYTES))["choices"][0]["message"].get("content")
                 if content is None:                                 # a filter, or a model whose text goes elsewhere
                     problem, kind = "expected text in its answer, found none", Refused
                     break
@@ -134,12 +136,12 @@ class ChatServer:
 
 
 def reason(error, key):
-    """What a server says, in OpenAI's form, of a request that it does not take; nothing where it may show the key, or an end of it."""
+    """What a server says, in OpenAI's form, of a request that it does not take; nothing where it may show a part of the key."""
     if error.code not in (400, 403, 404, 422, 429):
         return ""
     try:
         said = json.loads(error.read(100_000))["error"]["message"]
-        shown = key and (key[:4] in said or key[-4:] in said)
+        shown = key and any(part in said for part in (key[:4], key[-4:], *(key[i:i + 8] for i in range(len(key) - 7))))
         return "" if shown else f" ({' '.join(said.split())[:200]})"
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""

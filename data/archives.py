@@ -17,8 +17,8 @@ from data.splits import DataError
 
 
 def download(address: str, path: Path, sha256: str | None = None) -> None:
-    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. `sha256`: of the
-    whole file; one with another is removed. Raises DataError."""
+    """Fetch `address` into `path`; what a cut connection has left in `path`.part is continued. `sha256`: the digest
+    that is expected; a file with another is deleted. Raises DataError."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,7 @@ def download(address: str, path: Path, sha256: str | None = None) -> None:
         with urllib.request.urlopen(request, timeout=60) as reply:
             if reply.status != 206:  # the server sends everything from the start
                 have = 0
-            length = reply.headers.get("Content-Length")
-            total = have + int(length) if length else None
+            total = None if reply.length is None else have + reply.length
             with (open(part, "ab" if have else "wb") as file,
                   tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True) as bar):
                 while chunk := reply.read(1 << 16):
@@ -95,7 +94,7 @@ def read_source(source: Path, wanted: str) -> dict[str, str]:
             raise
         raise BrokenArchive(f"{source}: expected a sound archive, found a broken one ({error})") from None
     if not contents:
-        archives = [*source.glob("*.zip"), *source.glob("*.tar.*")] if source.is_dir() else []
+        archives = [path for form in ("*.zip", "*.tar", "*.tar.*", "*.tgz") for path in source.glob(form)] if source.is_dir() else []
         if len(archives) == 1:
             return read_source(archives[0], wanted)
         raise DataError(f"{source}: expected files like {wanted}, found none")

@@ -16,6 +16,9 @@ class TokenArrays:
             for ids in pair:
                 self.ends.append(self.ends[-1] + self.tokens.write(array(self.type, ids).tobytes()))
 
+    def __del__(self):
+        self.tokens.close()
+
     def __len__(self):
         return len(self.ends) // 2
 

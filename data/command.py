@@ -35,7 +35,7 @@ def run_command(main: Callable[[], None], kept: str = "") -> None:
 
 
 def _flush() -> None:
-    """What was printed leaves this process here, where its failure can be said, and not once more when Python ends."""
+    """Flush what was printed here, so that a failure is reported, and only once, not again when Python ends."""
     try:
         if sys.stdout:                                                  # None where it is closed from the start
             sys.stdout.flush()

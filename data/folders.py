@@ -31,14 +31,14 @@ import transformers
 from data.models import fast_dtype
 from data.splits import DataError, parse_object, read_labels, write_atomically
 
-# Settings that do not change what a run computes: a run may go on with other values of them. What the data is, its fingerprint tells.
+# Settings that do not change what a run computes: a run may go on with other values of them. The fingerprint identifies the data.
 NOT_COMPARED = ("data", "out", "quiet", "device")
 NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
                 "teacher_weight", "recipes"),
     "sft": ("stages", "teacher", "base_url", "free", "votes", "teacher_weight", "gold_epochs", "gold_copies")}
 UNFINISHED = ".*.[0-9]*.tmp"            # what a crash leaves of a file: write_atomically in splits.py
-MADE_WITH = ("code", "versions", "device", "threads", "precision")       # decide the bytes, too: a run goes on with others, and says so
+MADE_WITH = ("code", "versions", "device", "threads", "precision")       # decide the bytes, too: a run goes on with others, with a warning
 
 
 def run_folder(settings, data):
@@ -62,8 +62,8 @@ def run_folder(settings, data):
 
 
 def open_folder(folder, settings, device):
-    """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with others has
-    trained a student there; what such a run left before its first student is thrown away."""
+    """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with other settings has
+    trained a student there; where it has not, what it left is deleted."""
     libraries = (torch, transformers, tokenizers, sentencepiece)
     versions = {"python": platform.python_version(), **{library.__name__: library.__version__ for library in libraries}}
     here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
@@ -89,8 +89,8 @@ def open_folder(folder, settings, device):
 
 
 def compare(folder, here, begun):
-    """Whether the run in this folder was made with what config.json would say of it `here` (a dict). Where it has `begun`, other
-    settings are a DataError, and other code, say, is said; where not, labels that were made with other settings are thrown away."""
+    """Whether the run in this folder was made with the configuration `here` (a dict, as in config.json). Where it has `begun`, other
+    settings are a DataError, other code or versions a warning; where not, labels that were made with other settings are deleted."""
     there = read_config(folder)
     differences = [f"{name} {there['settings'].get(name)!r} there, {value!r} here"
                    for name, value in settings_that_count(here["settings"]).items() if there["settings"].get(name) != value]
@@ -138,9 +138,8 @@ def kept_labels(file, inputs, remedy):
 
 
 def adopt_student(folder, stage, name, inputs):
-    """Take a student from a run beside this one that differs in its number of stages alone and had the same labels to learn from, and so
-    has trained the very same student: its labels (these inputs' must be among them), and its lines of the log. Returns whether there
-    was one."""
+    """Copy a student from a run beside this one that differs only in its number of stages and learnt from the same labels: it is the same
+    student. What is copied are its labels (these inputs' must be among them) and its lines of the log. Returns whether there was one."""
     def about(run):
         found = read_config(run)
         return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
@@ -183,7 +182,7 @@ def git_commit():
 @contextmanager
 def alone_in(folder):
     """Make a run's folder, and keep other processes out of it for as long as this one works there; DataError where another one does. (On
-    Windows, and where the file system cannot lock a folder, nobody is kept out.)"""
+    Windows, and where the file system cannot lock a folder, there is no lock.)"""
     if not fcntl or folder.is_file():
         yield
         return
@@ -214,7 +213,7 @@ def one_at_a_time(file):
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass
-    yield                                               # who closes the file lets the next one in
+    yield                                               # closing the file releases the lock
 
 
 def log_event(folder, event):
@@ -258,8 +257,8 @@ def finished(folder):
 
 
 def logged_seconds(folder, who=None):
-    """The seconds that the log has for this student, or "teacher", or for all of them; None for one that it does not name. What was
-    interrupted is not counted, and what was done twice, because a crash came before its file was written, once."""
+    """The seconds that the log has for this student, or "teacher", or for all of them; None for one that it does not name. Interrupted
+    work is not counted; work that was repeated because of a crash is counted once."""
     seconds = {}
     for event in logged(folder):
         if event.get("event") == "teacher":

@@ -204,19 +204,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences (default: 0, the committed ones)")
     options = parser.parse_args()
 
-    if options.seed and not options.out:                    # data/craft has pseudolabels of the committed sentences
-        raise DataError(f"--seed {options.seed}: expected --out DIR beside it")
     out = options.out or ROOT / "data" / "craft"
+    if options.seed and out.resolve() == ROOT / "data" / "craft":       # it has pseudolabels of the committed sentences
+        raise DataError(f"--seed {options.seed}: expected --out DIR beside it, another folder than data/craft")
     task = out / "task.json"
     others = [] if task.exists() else list(out.glob("*.jsonl"))
     if others or task.exists() and task.read_bytes() != TASK.encode():
         raise DataError(f"{out}: expected an empty folder or one of grammar.py's, found data that it did not make; choose another --out")
     splits = sample(options.seed)
     out.mkdir(parents=True, exist_ok=True)
-    task.unlink(missing_ok=True)                            # it makes this a data folder: it goes first and comes last
+    write_atomically(task, TASK)                            # first: it lets this command write here again, after a crash too
     for split, rows in splits.items():
         write_jsonl(out / f"{split}.jsonl", rows)
-    write_atomically(task, TASK)
     for split, rows in splits.items():
         lengths = [len(row["input"].split(" ")) for row in rows]
         print(f"{split:10} {len(rows):5,} sentences of {min(lengths)} to {max(lengths)} words, "

@@ -38,8 +38,8 @@ def in_processes(*works):
 
 def train_and_label(*labellings):
     """Train the students of (student, inputs) pairs, mckd.py's Student, where they have not been; returns their labels {input: Label} of
-    these inputs. Where one fills no more than one core, each works in a process: two take 1.3 to 2.3 times as long as one. What they do
-    reaches this process through the run's folder; what one fails at, this process does again, and says what is wrong."""
+    these inputs. Where a student fills no more than one core, each works in a process of its own: two take 1.3 to 2.3 times as long as
+    one. What they do reaches this process through the run's folder; if one fails, this process repeats its work and reports the error."""
     def work(student, inputs, place):
         student.place = place
         student.label(inputs)

@@ -115,7 +115,7 @@ class Run:
     task: object
     folder: Path
     device: torch.device
-    metrics: object                         # the module: it may know this package, not this package it
+    metrics: object                         # the module, passed in: it imports this package, never the reverse
     students: list = field(default_factory=list)
 
     @property
@@ -150,11 +150,12 @@ class Run:
             print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
                   "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
         self.warn_of_tested(x.input for x in D_labeled)
+        learnt = "each learns from pseudolabels alone, the paper's way"
         if D_labeled:
             copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
-            examples = "1 labeled example" if len(D_labeled) == 1 else f"{len(D_labeled)} labeled examples"
-            print(f"Students: {settings.student}; each also learns from {examples}, "
-                  f"{copies}{settings.gold_epochs} epochs on them alone (--gold-epochs 0, the paper's way: not at all)", flush=True)
+            learnt = (f"each also learns from {counted(len(D_labeled), 'labeled example')}, {copies}"
+                      f"{counted(settings.gold_epochs, 'epoch')} on them alone (--gold-epochs 0, the paper's way: not at all)")
+        print(f"Students: {settings.student}; {learnt}", flush=True)
         return D_labeled, D_unlabeled
 
     def gold_to_learn(self):
@@ -181,7 +182,7 @@ class Run:
         return texts
 
     def save_pseudolabels(self, stage, y):
-        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order, that stage N made; stage 0 is the teacher."""
+        """pseudolabels/stageN.jsonl: the labels of the unlabeled split, in its order, made by stage N (stage 0 is the teacher)."""
         file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
         if not file.exists():
             log_event(self.folder, {"event": "stage", "stage": stage, "pseudolabels": len(self.data.unlabeled)})
@@ -224,8 +225,8 @@ class Run:
         """Whether a pair's labels seem better than those that it learnt from, without gold: the rule of --stages auto.
 
         If labellers were right independently of each other, say in shares p (each student) and q (their teacher), the students would
-        agree in p·p and each of them with the teacher in p·q: the former is more just where the student is the better one (Platanios et
-        al., UAI 2014, estimate accuracy from agreement). But students share what they learnt, and we compare them on other sentences
+        agree in p·p and each of them with the teacher in p·q: the first is larger exactly where the student is the better one (Platanios
+        et al., UAI 2014, estimate accuracy from agreement). But students share what they learnt, and we compare them on other sentences
         than those that the teacher has labelled, so agreement must lead by LEAST_LEAD; and of a later stage, whose teachers are
         students themselves, it must rise by LEAST_RISE. Of its own half (`--method own`) a student has learnt the teacher's labels,
         so its first pair is not compared. A pair that has learnt next to nothing gives near-identical outputs, and is not detected.
@@ -300,6 +301,11 @@ class Run:
             report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, "
                        "or more unlabeled sentences, may end higher")
         return report
+
+
+def counted(n, what):
+    """`1 epoch`, `6 epochs`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def table(results):

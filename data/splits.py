@@ -191,7 +191,7 @@ def read_pseudolabels(path: str | Path) -> Iterator[Label]:
 
 
 def fixed_sample(items: list, most: int) -> list:
-    """The same at most so many of these every time, in their order."""
+    """A sample of at most `most` items, the same every time, in their order."""
     return [items[i] for i in sorted(random.Random(0).sample(range(len(items)), min(most, len(items))))]
 
 
@@ -208,7 +208,7 @@ def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | No
 
 
 def place_of_labels(path: str | Path) -> Path:
-    """Where pseudolabels for `path` are to be written; DataError where that would be over anything but other pseudolabels."""
+    """Where pseudolabels for `path` are to be written; DataError where that would overwrite anything but pseudolabels."""
     place = Path(path).resolve()
     if place.exists() and not place.is_file() or not place.parent.is_dir():
         raise DataError(f"--out {path}: expected a file in a folder that exists")
