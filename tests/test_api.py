@@ -214,6 +214,22 @@ def test_key_in_a_servers_reason_is_not_shown(server, naps, monkeypatch):
     assert KEY not in str(error.value) and "OPENAI_API_KEY" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", [KEY[:4], KEY[-4:], KEY[4:12]])
+def test_reason_that_shows_a_part_of_the_key_is_not_said(part, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.script = [(403, json.dumps({"error": {"message": f"the key ..{part}.. may not do that"}}))]
+    with pytest.raises(DataError, match="HTTP 403") as error:
+        labels(api(server), ["A dog ran"])
+    assert "may not do that" not in str(error.value)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(server, naps, monkeypatch):
+    monkeypatch.setattr(chat, "MOST_BYTES", 100)
+    server.script = [(200, '{"choices": [{"message": {"content": "' + "x" * 200 + '"}}]}')] * 9
+    with pytest.raises(DataError, match="expected a chat completion"):
+        labels(api(server), ["A dog ran"])
+
+
 def test_key_that_a_server_repeats_is_not_kept(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.answer = lambda asked: f"( {asked} {KEY} )"

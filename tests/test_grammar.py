@@ -199,7 +199,22 @@ def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path, monkeypatch):
         grammar.main()
 
 
-@pytest.mark.parametrize("options, message", [(["--seed", "1"], "--seed 1: expected --out DIR beside it"), (["--out", "own"], "own: expected an empty folder")])
+def test_what_a_killed_process_has_begun_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "more")])
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        def write(path, rows):
+            if path.name == "valid.jsonl":
+                raise KeyboardInterrupt
+            write_jsonl(path, rows)
+        killed.setattr(grammar, "write_jsonl", write)
+        grammar.main()
+    grammar.main()
+    assert len(list((tmp_path / "more").iterdir())) == 5
+
+
+@pytest.mark.parametrize("options, message", [(["--seed", "1"], "--seed 1: expected --out DIR beside it"),
+                                              (["--seed", "1", "--out", str(ROOT / "data/../data/craft")], "another folder than data/craft"),
+                                              (["--out", "own"], "own: expected an empty folder")])
 def test_other_data_is_not_written_over(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()

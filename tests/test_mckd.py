@@ -1150,6 +1150,12 @@ def test_commit_is_that_of_the_code_wherever_it_is_run(here):
     assert folders.git_commit() == (found or None)                      # nothing where the checkout is another user's
 
 
+@pytest.mark.parametrize("epochs, said", [(0, "tiny; each learns from pseudolabels alone"), (1, "6 labeled examples, 1 epoch on them")])
+def test_what_students_learn_from_is_said(epochs, said, here, monkeypatch, capsys):
+    spy_on(here, monkeypatch, "--stages", 1, "--gold-epochs", epochs)
+    assert said in capsys.readouterr().out
+
+
 def test_labels_have_a_score_in_their_file_also_where_it_is_none(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     for stage, score in (0, None), (1, -0.25):

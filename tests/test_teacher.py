@@ -451,6 +451,17 @@ def test_a_file_of_labels_is_not_written_over_by_what_is_replayed_from_it(tmp_pa
     assert Path("data/pseudolabels.jsonl").read_bytes() == labels and sorted(tmp_path.rglob("*")) == there
 
 
+def test_a_teachers_cache_is_not_written_over(tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    command = ["teacher.py", "--data", "data", "--teacher", "noisy:0", "--quiet"]
+    assert exit_code(monkeypatch, *command, "--out", "labels.jsonl") == 0
+    cache, = Path("runs/teacher").iterdir()
+    kept = cache.read_bytes()
+    assert exit_code(monkeypatch, *command, "--unlabeled", 2, "--out", cache) == 2 and cache.read_bytes() == kept
+    assert "expected another folder than that of the teachers' caches" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"),
                                      struct.error("a buffer of 4 bytes")])
 def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, problem):
