@@ -27,7 +27,7 @@ import torch
 
 import metrics
 from data.command import GOES_ON, CommandLine, run_command
-from data.folders import adopt_student, alone_in, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
+from data.folders import adopt_student, alone_in, check_place, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
 from data.models import identified, load_config
 from data.parallel import train_and_label
 from data.runs import Run, Settings, device_named, summary
@@ -301,10 +301,12 @@ def main():
     settings = Settings(**args)
     for seed in (seeds[0], seeds[-1]):
         replace(settings, seed=seed).check()                            # now, not after hours
-    results = []
-    for seed in seeds:
-        out = f"{Path(settings.out)}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out
-        results.append(execute(replace(settings, seed=seed, out=out)))
+    runs = [replace(settings, seed=seed, out=f"{Path(settings.out)}-seed{seed}" if settings.out and len(seeds) > 1 else settings.out)
+            for seed in seeds]
+    for run in runs:
+        if run.out:
+            check_place(Path(run.out))
+    results = [execute(run) for run in runs]
     if len(results) > 1:
         summary(results, list(seeds))
 

@@ -42,9 +42,9 @@ class ChatServer:
 
     def ask_all(self, inputs, question, control):
         """Yields (index, answer) as the answers to question(input) come. An input that the server refuses has an empty answer, but only
-        once the server has answered a later one: so the refusal was about that input. Where it refuses as many in a row as are asked at once,
-        and at the end, it is asked question(control), which it ought to answer. Raises DataError where it refuses that, too, or fails,
-        once the pending answers have been yielded."""
+        once the server has answered a later one: so the refusal was about that input. Where it refuses as many in a row as are asked at
+        once, and at the end, it is asked question(control), which it ought to answer. Raises DataError where it refuses that, too, or
+        fails, once the pending answers have been yielded."""
         waiting, answered, stopped = queue.SimpleQueue(), queue.SimpleQueue(), Event()
         for i in range(len(inputs)):
             waiting.put(i)

@@ -61,6 +61,14 @@ def run_folder(settings, data):
     return Path("runs") / "-".join(Path(part).name.replace(":", "-") for part in [*parts, f"seed{settings.seed}"])
 
 
+def check_place(folder):
+    """DataError where no run can have its folder: in a file's place, or among other files."""
+    if (folder / "config.json").exists():
+        return
+    if folder.is_file() or any(path.is_file() and not path.match(UNFINISHED) for path in folder.rglob("*")):     # but what a crash has left
+        raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
+
+
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with other settings has
     trained a student there; where it has not, what it left is deleted."""
@@ -68,13 +76,11 @@ def open_folder(folder, settings, device):
     versions = {"python": platform.python_version(), **{library.__name__: library.__version__ for library in libraries}}
     here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
             "precision": str(fast_dtype(device)).removeprefix("torch."), "device": str(device), "git_commit": git_commit()}
+    begun = same = False
+    check_place(folder)
     if (folder / "config.json").exists():
         begun = (folder / "results.json").exists() or any(any(folder.glob(made)) for made in ("students/*.jsonl", "final/*.safetensors"))
         same = compare(folder, here, begun)
-    elif folder.is_file() or any(path.is_file() and not path.match(UNFINISHED) for path in folder.rglob("*")):   # left by a crash
-        raise DataError(f"{folder}: expected a new folder, an empty one or that of a run, found other files")
-    else:
-        begun = same = False
     (folder / "students").mkdir(parents=True, exist_ok=True)
     (folder / "pseudolabels").mkdir(exist_ok=True)
     for left in folder.rglob(UNFINISHED):

@@ -50,9 +50,9 @@ def _lines(task, input, answer):
 
 
 def _own_lines(task, input, answer):
-    """The answer's lines up to where it goes on with another sentence, without what a model has thought before, `<think>…</think>`, without
-    the prompt's `Parse:` and without an echo of the input, `Sentence: …`. ValueError where nothing is left. (Where such words are the
-    input's own, they stay.)"""
+    """The answer's lines up to where it goes on with another sentence, without what a model has thought before, `<think>…</think>`, the
+    prompt's `Parse:` and an echo of the input, `Sentence: …`. ValueError where nothing is left. (Where such words are the input's own,
+    they stay.)"""
     own = []
     for line in _lines(task, input, re.sub(r"\A\s*<think>.*?</think>", "", answer, flags=re.DOTALL)):
         echo = _ECHO.search(line)

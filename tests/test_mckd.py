@@ -779,6 +779,16 @@ def test_an_answer_that_cannot_be_read_is_shown(here, monkeypatch, capsys):
     assert "answers cannot be read, such as 'nonsense' about" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_run_is_said_before_the_first_of_several_seeds(here, monkeypatch):
+    make_folder(here / "data")
+    (here / "run-seed1").mkdir()
+    (here / "run-seed1/thesis.txt").write_text("mine")
+    students = Spy(monkeypatch).students
+    with pytest.raises(DataError, match="run-seed1: expected a new folder"):
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--out", "run", "--seeds", 2)
+    assert not students and not (here / "run-seed0").exists()
+
+
 def test_folder_that_is_no_run_is_left_alone(here, monkeypatch):
     make_folder(here / "data")
     (here / "run/final").mkdir(parents=True)
