@@ -159,7 +159,7 @@ class TreeTask:
 
         It is the first line that is one, for a chat model may introduce it, or several, joined while brackets are open. Of these the first
         is tried alone before, the others alone after: the open bracket may be the introduction's. Where no line is one, it is what stands
-        between a line's first bracket and its last.
+        between a line's first bracket and its last, if as many open as close.
         """
         words, blocks, still_open, problem = split_words(input), [[]], 0, None
         for line in _own_lines(self, input, answer):
@@ -169,7 +169,8 @@ class TreeTask:
                 blocks.append([])
                 still_open = 0
         whole = [text for block in filter(None, blocks) for text in (block[0], " ".join(block), *block[1:])]
-        for bracketing in whole + [text[text.find("("):text.rfind(")") + 1] for text in whole]:
+        alone = [text[text.find("("):text.rfind(")") + 1] for text in whole if text.count("(") == text.count(")")]
+        for bracketing in whole + alone:
             try:
                 return write_bare(words, bare_spans(read_tree(mend(bracketing), words)))
             except ValueError as error:

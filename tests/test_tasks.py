@@ -108,6 +108,12 @@ def test_free_tree_about_other_words_or_without_structure_is_refused(answer):
         TREE.read("The cat sat", answer)
 
 
+def test_words_that_an_answer_adds_behind_its_sentence_are_not_cut_off():
+    for answer in ("( ( The cat sat ) ( and ( ( (", "( ( The cat ) sat ) ( and ( ( ("):
+        with pytest.raises(ValueError):
+            TREE.read("The cat sat", answer)
+
+
 def test_gold_with_other_words_is_refused_and_says_which_word():
     with pytest.raises(ValueError, match="word 3 is `sat`, expected `ran`"):
         TREE.check("The cat ran", PENN)
