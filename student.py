@@ -331,7 +331,7 @@ class CausalStudent:
         self.begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.limit = context_length(model)
         self.attention = model.config._attn_implementation      # for training; PackedDecoder sets its own
-        PackedDecoder(model, prompt=self.begin)                 # a model that it refuses is refused now, not when it has been trained
+        PackedDecoder(model, prompt=self.end[:1])               # a model that it refuses is refused now, not when it has been trained
         self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False

@@ -76,8 +76,6 @@ def read_answers(task, answers, scored=False):
     """Labels {input: Label}: the answers, mended; one that cannot be read becomes the task's last resort or, where they are `scored`, an
     empty one, which scores 0. Prints how many could not be read, and which tags are unknown."""
     found, unreadable = {}, {}
-    if task.kind == "slots":
-        task.unknown.clear()
     for answer in answers:
         found[answer.input] = read_answer(task, answer)
         if found[answer.input] is None:
@@ -89,6 +87,7 @@ def read_answers(task, answers, scored=False):
               f"they {'score 0' if scored else f'become {task.last_resort}'}", file=sys.stderr)
     if task.kind == "slots" and task.unknown:
         print(f"The teacher's answers have tags that the task does not know, such as {min(task.unknown)!r}; they become O", file=sys.stderr)
+        task.unknown.clear()                                # said once
     return found
 
 

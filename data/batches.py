@@ -10,8 +10,8 @@ class TokenArrays:
     `tiny`, and else 4; a list takes 8 and more. Of a large pool they lie in an unnamed file that goes when they do."""
 
     def __init__(self, pairs, vocabulary_size):
-        self.type, self.ends = "H" if vocabulary_size <= 2 ** 16 else "i", array("q", [0])          # ends are in bytes
         self.tokens = SpooledTemporaryFile(2 ** 25)                     # in memory up to 32 MiB
+        self.type, self.ends = "H" if vocabulary_size <= 2 ** 16 else "i", array("q", [0])          # ends are in bytes
         for pair in pairs:
             for ids in pair:
                 self.ends.append(self.ends[-1] + self.tokens.write(array(self.type, ids).tobytes()))

@@ -214,7 +214,9 @@ def main() -> None:
     splits = sample(options.seed)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(task, TASK)                            # first: it lets this command write here again, after a crash too
-    for split, rows in splits.items():
+    for split in splits:
+        (out / f"{split}.jsonl").unlink(missing_ok=True)
+    for split, rows in reversed(splits.items()):            # labeled.jsonl last: without it this is no data folder
         write_jsonl(out / f"{split}.jsonl", rows)
     for split, rows in splits.items():
         lengths = [len(row["input"].split(" ")) for row in rows]

@@ -18,7 +18,6 @@ import json
 import os
 import random
 import re
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -293,8 +292,6 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
               "splits": {split: len(rows) for split, rows in splits.items()}}
 
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".prepare-*"):                     # by a killed one
-        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as beside:
         for split, rows in splits.items():
             write_jsonl(Path(beside, f"{split}.jsonl"), rows)

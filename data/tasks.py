@@ -280,18 +280,19 @@ class SlotTask:
         return " ".join("O" for _ in split_words(input))
 
     def read(self, input, answer):
-        """The tags in a free answer, mended: the first of its lines that is nothing but tags, or the words with their tags; else all
-        lines together, a word and its tag each; else the same without the punctuation around tags; else its first line, if something
-        there is a tag. An unknown tag becomes O. ValueError when words and tags do not match up, or there is no tag."""
+        """The tags in a free answer, mended: the first of its lines that is nothing but known tags, or the words with such tags; else all
+        lines together, a word and its tag each; else the same for any tags, without punctuation around them; else its first line, if
+        something there is a tag. An unknown tag becomes O. ValueError when words and tags do not match up, or there is no tag."""
         lines, problem = _own_lines(self, input, answer), None
-        texts = [*lines, " ".join(lines)]
-        for text, enough, around in [*((x, all, "") for x in texts), *((x, all, _AROUND) for x in texts), (lines[0], any, _AROUND)]:
+        texts, known = [*lines, " ".join(lines)], self.tags.__contains__
+        for text, around, enough, is_tag in [*((x, "", all, known) for x in texts), *((x, _AROUND, all, BIO.fullmatch) for x in texts),
+                                             (lines[0], _AROUND, any, BIO.fullmatch)]:
             try:
-                tags = [tag if tag in self.tags else tag.strip(around) for tag in self.read_tags(input, text)]
+                tags = [tag if known(tag) else tag.strip(around) for tag in self.read_tags(input, text)]
             except ValueError as error:
                 problem = problem or error
                 continue
-            if enough(map(BIO.fullmatch, tags)):
+            if enough(map(is_tag, tags)):
                 self.unknown.update(tag for tag in tags if BIO.fullmatch(tag) and tag not in self.tags)
                 return self.mended([tag if tag in self.tags else "O" for tag in tags])
         raise problem or ValueError("expected tags O, B-x or I-x, found none")

@@ -208,6 +208,8 @@ def test_what_a_killed_process_has_begun_is_written_anew(tmp_path, monkeypatch):
             write_jsonl(path, rows)
         killed.setattr(grammar, "write_jsonl", write)
         grammar.main()
+    with pytest.raises(DataError, match="labeled.jsonl: expected a file"):
+        load_data(tmp_path / "more")
     grammar.main()
     assert len(list((tmp_path / "more").iterdir())) == 5
 

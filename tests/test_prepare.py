@@ -348,12 +348,6 @@ def test_a_folder_may_hold_the_archive(tmp_path, name):
     assert read_source(tmp_path, FILES["craft"])
 
 
-def test_what_a_killed_process_has_left_goes(tmp_path):
-    (tmp_path / "out" / ".prepare-abc").mkdir(parents=True)
-    prepare("craft", write_folder(tmp_path / "a" / "CRAFT-5.0.2", CRAFT), tmp_path / "out", labeled=1)
-    assert not list((tmp_path / "out").glob(".prepare-*"))
-
-
 def test_an_archive_whose_checksum_does_not_hold_is_named(tmp_path):
     archive = write_tar(tmp_path / "a.tar.gz", CRAFT)
     archive.write_bytes(archive.read_bytes()[:-8] + bytes(4) + archive.read_bytes()[-4:])

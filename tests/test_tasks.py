@@ -352,6 +352,7 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
     (TREE, "a b .", "<think>( a b ) </think><think>?</think>\n( ( a b ) . )", "( ( a b ) . )"), (TEXT, "a b", "<think> a </think> b", "<think> a </think> b"),
     (TREE, "a b .", "The parse of (a b .) is:\n( ( a b ) . )", "( ( a b ) . )"),
     (SLOTS, "O. Henry", "O. B-x\nHenry I-x", "B-x I-x"), (SLOTS, "a b", "'O' (B-x);", "O B-x"),
+    (SLOTS, "a b", "O B-x.", "O B-x"), (SLOTS, "a b", "B-x, I-x.", "B-x I-x"), (SLOTS, "a b", "a B-x, b I-x", "B-x I-x"),
     (SLOTS, "a sentence : b", "a O sentence O : O b B-x", "O O O B-x"), (SLOTS, "a b", "the sentence: O\nO B-x", "O B-x"),
     (SLOTS, "a b", "O, B-x", "O B-x"), (SLOTS, "a b", "[O, B-x]", "O B-x"), (SLOTS, "a b", "`O B-x`", "O B-x"),
     (SLOTS, "a b", "**O B-x**.", "O B-x"), (SLOTS, "a b", "a O, b B-x", "O B-x"),
