@@ -27,7 +27,7 @@ from transformers import AddedToken, T5Config, T5ForConditionalGeneration, T5Tok
 
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.command import CommandLine, run_command
-from data.decoding import AnyDecoder, PieceEncoder, choose, make_cursor, those_that_fit
+from data.decoding import AnyDecoder, PieceEncoder, choose, make_cursor, softcapped, those_that_fit
 from data.models import (autocast, context_length, fast_dtype, first_line, identified, load_causal_lm, load_config,
                          load_encoder_decoder)
 from data.packed import PackedDecoder
@@ -358,8 +358,8 @@ class CausalStudent:
         with autocast(self.device):
             hidden = self.model.base_model(input_ids=padded(rows, 0, self.device), use_cache=False).last_hidden_state
             logits = (hidden[row, position] @ self.model.get_output_embeddings().weight[known].T).float()
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)        # as candidate_logits: Gemma 2's
-        return cross_entropy(torch.tanh(logits / cap) * cap if cap else logits, targets)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return cross_entropy(softcapped(logits, cap), targets)
 
     def weights(self):
         return [weight for weight in self.model.parameters() if weight.requires_grad]

@@ -214,14 +214,19 @@ def choose(cursors, logits_of, end):
 @torch.no_grad()
 def candidate_logits(states, output_matrix, ids, cap=None):
     """(N, K) logits of the candidates `ids` (N, K) after `states` (N, size): only these rows of the output matrix are read, a
-    few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.) `cap`: what tanh bounds
-    them by, as in Gemma 2."""
+    few dozen instead of 32,128 or 262,144. (The LLM labels 2.5 times as fast; for `tiny` it counts for nothing.) `cap`: as in
+    `softcapped`."""
     if len(ids) == 1 or ids.stride(0) == 0:                         # one row, or the same candidates for all: one matrix product
         every = ids.shape[1] == len(output_matrix)                  # and free text may use them all: nothing to pick out
         found = states.float() @ (output_matrix if every else output_matrix[ids[0].to(states.device)]).float().T
     else:
         found = torch.einsum("nd,nkd->nk", states.float(), output_matrix[ids.to(states.device)].float())
-    return torch.tanh(found / cap) * cap if cap else found
+    return softcapped(found, cap)
+
+
+def softcapped(scores, cap):
+    """`scores` squashed to between -cap and cap, as Gemma 2's are, or where `cap` is None as they are."""
+    return torch.tanh(scores / cap) * cap if cap else scores
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ What t5.py is for a T5. transformers' model does all but attention, which it ask
 import torch
 import transformers
 
-from data.decoding import candidate_logits, choose
+from data.decoding import candidate_logits, choose, softcapped
 from data.models import autocast
 from data.splits import DataError
 
@@ -77,9 +77,7 @@ class PackedDecoder:
         seen = min(self.prompt_length, window - 1) if window else self.prompt_length
         if seen:
             scores = torch.cat([self.with_prompt(grouped, self.prompt_keys[layer][:, -seen:].transpose(1, 2)), scores], -1)
-        scores = scores.float() * scaling
-        if cap:
-            scores = torch.tanh(scores / cap) * cap
+        scores = softcapped(scores.float() * scaling, cap)
         weights = scores.masked_fill(~self.visible(window, seen, length), -torch.inf).softmax(-1).to(query.dtype)
         out = self.with_own(weights[..., seen:], own_values)
         if seen:

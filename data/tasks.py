@@ -284,7 +284,9 @@ class SlotTask:
         lines together, a word and its tag each; else the same for any tags, without punctuation around them; else its first line, if
         something there is a tag. An unknown tag becomes O. ValueError when words and tags do not match up, or there is no tag."""
         lines, problem = _own_lines(self, input, answer), None
-        texts, known = [*lines, " ".join(lines)], self.tags.__contains__
+        def known(tag):
+            return tag in self.tags
+        texts = [*lines, " ".join(lines)]
         for text, around, enough, is_tag in [*((x, "", all, known) for x in texts), *((x, _AROUND, all, BIO.fullmatch) for x in texts),
                                              (lines[0], _AROUND, any, BIO.fullmatch)]:
             try:

@@ -35,6 +35,10 @@ def fp32(monkeypatch):
     monkeypatch.setattr(models, "fast_bf16", lambda device: False)
 
 
+class Enough(Exception):
+    """A test has seen what it wanted to see."""
+
+
 def exit_code(monkeypatch, script, *arguments):
     """The exit code of `python SCRIPT ...`, in this process."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import T5Config
 
-from conftest import ROOT, exit_code, random_tree
+from conftest import ROOT, Enough, exit_code, random_tree
 from data import folders, parallel
 from data.runs import Run, Settings, summary, table
 from data.splits import DataError, Example, load_data, read_jsonl, read_pseudolabels, write_jsonl
@@ -354,10 +354,6 @@ def test_students_are_compared_on_test_where_there_is_no_valid_split():
     test = [Example(f"sentence {i}") for i in range(9)]
     splits = SimpleNamespace(labeled=test[:1], unlabeled=test[1:3], valid=[], test=test)
     assert Run(None, splits, None, None, None, None).held_out == [x.input for x in test[3:]]
-
-
-class Enough(Exception):
-    """A test has seen what it wanted to see."""
 
 
 @pytest.mark.parametrize("spec", ["openai:m", "tuned:tiny"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import NASTY, ROOT, exit_code, random_sentence, random_tree
+from conftest import NASTY, ROOT, Enough, exit_code, random_sentence, random_tree
 from data import folders, models
 from data.models import load_causal_lm
 from data.splits import DataError, Example, load_data, read_pseudolabels, write_jsonl
@@ -694,10 +694,6 @@ def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkey
         assert not code and Path(out).read_text() != before
     else:
         assert code == 2 and Path(out).read_text() == before and out in capsys.readouterr().err
-
-
-class Enough(Exception):
-    """A test has seen what it wanted to see."""
 
 
 def test_options_of_the_command_line_reach_the_data_and_the_teacher(tmp_path, monkeypatch):
