@@ -49,6 +49,7 @@ from data.command import CommandLine, run_command
 from data.splits import Example, Label, load_data, read_pseudolabels, write_atomically, write_jsonl
 from data.tasks import make_task
 from data.trees import bare_spans, read_penn, split_words, write_bare
+from data.vocabulary import train_tokenizer
 from metrics import WORD_TAGS, bracket_scores
 
 CPU = torch.device("cpu")
@@ -157,7 +158,7 @@ def small_t5(_):
 
 
 def fresh(model, rows, task):
-    tokenizer = students.train_tokenizer([x.input for x in rows], task.symbols)
+    tokenizer = train_tokenizer([x.input for x in rows], task.symbols)
     torch.manual_seed(0)
     return students.Seq2SeqStudent(model(len(tokenizer)), tokenizer, task, CPU, "encoder-decoder")
 
@@ -638,7 +639,7 @@ def techniques_of_tiny(rows, task):
              ("tiny labels: a cache that grows by doubling", label, without(t5.Memory, "extended", copied_memory)),
              ("tiny labels: batches of 256, not of 8", label,
               without(students.Seq2SeqStudent, "label_each", lambda *a: label_each(*a, batch_size=8))),
-             ("tiny labels: finished sentences leave", label, without(students, "STAY", 0)),
+             ("tiny labels: finished sentences leave", label, without(decoding, "STAY", 0)),
              ("tiny labels: only the candidates' logits", label, without(t5, "candidate_logits", all_logits)),
              (f"tiny labels: {bf16}", label, otherwise)]
     if FORKS:

@@ -12,7 +12,7 @@ import bench
 import student as students
 import teacher as teachers
 from conftest import ROOT, random_sentence, tiny_llama
-from data import packed, t5
+from data import decoding, packed, t5
 from data.batches import padded
 from data.splits import Example
 from data.tasks import make_task
@@ -28,7 +28,7 @@ def outputs(student):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 @pytest.mark.parametrize("where, name, plain", [
     (t5.T5, "prepare", bench.prepare_apart), (t5.Memory, "extended", bench.copied_memory), (t5, "candidate_logits", bench.all_logits),
-    (t5.T5Decoder, "feed", bench.feed_and_read_anew), (t5, "Memory", bench.Scattered), (students, "STAY", 0)],
+    (t5.T5Decoder, "feed", bench.feed_and_read_anew), (t5, "Memory", bench.Scattered), (decoding, "STAY", 0)],
     ids=lambda x: x if isinstance(x, str) else "")
 def test_tiny_writes_the_same_the_plain_way(fp32, task, where, name, plain):
     made = students.make_student("tiny", task, INPUTS)

@@ -19,8 +19,8 @@ from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
-from student import (RECIPES, SAMPLES, Recipe, TunedTeacher, label, load_student, make_student, save_student, train, train_tokenizer,
-                     tuned_teacher)
+from data.vocabulary import train_tokenizer
+from student import RECIPES, SAMPLES, Recipe, TunedTeacher, label, load_student, make_student, save_student, train, tuned_teacher
 
 TREE = make_task({"task": "tree"})
 SLOTS = make_task({"task": "slots", "tags": ["O", "B-fare", "I-fare", "B-fare_code", "B-fare.code", "B-x"]})
