@@ -1,0 +1,55 @@
+"""How good are the last students of finished runs on the valid split? A run scores test alone; settings are chosen here.
+
+    python tests/on_valid.py runs/NAME-seed0 runs/NAME-seed1 runs/NAME-seed2 --first 1000
+
+Prints the F1 of each, and their mean and standard deviation. A student decodes as it did in its run.
+"""
+import sys
+from pathlib import Path
+
+sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])           # tests/, and the project's folder
+
+import data  # noqa: E402, F401 - before torch
+import torch  # noqa: E402
+
+from data.command import CommandLine, run_command  # noqa: E402
+from data.folders import read_config  # noqa: E402
+from data.splits import DataError, load_data  # noqa: E402
+from metrics import score  # noqa: E402
+from results import mean  # noqa: E402
+from student import label, load_student  # noqa: E402
+
+
+def f1_on_valid(run, first=None, quiet=True):
+    """F1 of the last student of the run in this folder on the first so many sentences of its data's valid split (None: all). DataError
+    where the data is no longer the run's."""
+    settings = read_config(run)["settings"]
+    splits = load_data(*(settings.get(name) for name in ("data", "labeled", "unlabeled", "test", "max_words")))
+    if splits.fingerprint[:16] != settings.get("fingerprint"):
+        raise DataError(f"{splits.folder}: expected the data of {run}, found other data")
+    if not (gold := splits.valid[:first]):
+        raise DataError(f"{splits.folder}/valid.jsonl: expected sentences to score, found none")
+    student = load_student(run / "final")
+    labels = label(student, [x.input for x in gold], f"{run.name}: labelling", quiet)
+    return score(student.task.kind, [student.task.gold(x) for x in gold], [x.output for x in labels], [x.input for x in gold])["f1"]
+
+
+def main():
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--first", type=int, help="so many sentences of the valid split (all)")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args()
+    if args.first is not None and args.first < 1:
+        raise DataError(f"--first: expected at least 1, found {args.first}")
+    torch.set_num_threads(1)                                            # a step of `tiny` is too short for two cores to share
+    found = []
+    for run in args.runs:
+        found.append(f1_on_valid(run, args.first, args.quiet))
+        print(f"{run}: {found[-1]:.2f}", flush=True)
+    if len(found) > 1:
+        print(f"mean: {mean(found)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
