@@ -2,7 +2,7 @@
 
     python tests/on_valid.py runs/NAME-seed0 runs/NAME-seed1 runs/NAME-seed2 --first 1000
 
-Prints the F1 of each, and their mean and standard deviation. A student decodes as it did in its run.
+Prints the F1 of each, and their mean and standard deviation. A student votes on as many outputs as in its run.
 """
 import sys
 from pathlib import Path
@@ -10,10 +10,9 @@ from pathlib import Path
 sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])           # tests/, and the project's folder
 
 import data  # noqa: E402, F401 - before torch
-import torch  # noqa: E402
-
 from data.command import CommandLine, run_command  # noqa: E402
 from data.folders import read_config  # noqa: E402
+from data.runs import device_named  # noqa: E402
 from data.splits import DataError, load_data  # noqa: E402
 from metrics import score  # noqa: E402
 from results import mean  # noqa: E402
@@ -29,9 +28,12 @@ def f1_on_valid(run, first=None, quiet=True):
         raise DataError(f"{splits.folder}: expected the data of {run}, found other data")
     if not (gold := splits.valid[:first]):
         raise DataError(f"{splits.folder}/valid.jsonl: expected sentences to score, found none")
-    student = load_student(run / "final")
+    student = load_student(run / "final", device_named("auto"))
     labels = label(student, [x.input for x in gold], f"{run.name}: labelling", quiet)
-    return score(student.task.kind, [student.task.gold(x) for x in gold], [x.output for x in labels], [x.input for x in gold])["f1"]
+    found = score(student.task.kind, [student.task.gold(x) for x in gold], [x.output for x in labels], [x.input for x in gold])
+    if not found["n"]:
+        raise DataError(f"{splits.folder}/valid.jsonl: expected something to score, found none in {len(gold)} sentences")
+    return found["f1"]
 
 
 def main():
@@ -42,7 +44,6 @@ def main():
     args = parser.parse_args()
     if args.first is not None and args.first < 1:
         raise DataError(f"--first: expected at least 1, found {args.first}")
-    torch.set_num_threads(1)                                            # a step of `tiny` is too short for two cores to share
     found = []
     for run in args.runs:
         found.append(f1_on_valid(run, args.first, args.quiet))

@@ -6,10 +6,11 @@ import pytest
 from conftest import exit_code
 from data.grammar import sample
 from data.splits import DataError, Example, write_jsonl
+import on_valid
 from on_valid import f1_on_valid
 
 
-def test_valid_is_scored_as_test_was(tmp_path, monkeypatch, capsys):
+def test_valid_is_scored_as_test_was(fp32, tmp_path, monkeypatch, capsys):
     """Valid holds the same sentences as test here, so both scores are one."""
     monkeypatch.chdir(tmp_path)
     rows = [Example(**row) for row in sample(3)["labeled"][:40]]
@@ -18,15 +19,21 @@ def test_valid_is_scored_as_test_was(tmp_path, monkeypatch, capsys):
     (folder / "task.json").write_text('{"task": "tree"}')
     for split, some in (("labeled", rows[:5]), ("unlabeled", rows[5:20]), ("valid", rows[20:]), ("test", rows[20:])):
         write_jsonl(folder / f"{split}.jsonl", some)
-    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--epochs", 1, "--out", "run",
-                     "--quiet") in (0, None)
+    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--epochs", 1, "--samples", 1,
+                     "--out", "run", "--quiet") in (0, None)
     on_test = json.loads((tmp_path / "run/results.json").read_text())["test"]["f1"]
-    assert 0 < f1_on_valid(tmp_path / "run") == pytest.approx(on_test, abs=0.01)
-    assert f1_on_valid(tmp_path / "run", first=5) != pytest.approx(on_test, abs=0.01)
+    f1 = f1_on_valid(tmp_path / "run")
+    assert 0 < f1 == pytest.approx(on_test, abs=0.01)
 
     capsys.readouterr()
     assert exit_code(monkeypatch, "tests/on_valid.py", "run", "run", "--quiet") in (0, None)
-    assert capsys.readouterr().out == f"run: {on_test:.2f}\nrun: {on_test:.2f}\nmean: {on_test:.1f}\n"
+    assert capsys.readouterr().out == f"run: {f1:.2f}\nrun: {f1:.2f}\nmean: {f1:.1f}\n"
+
+    asked, real = [], on_valid.label
+    monkeypatch.setattr(on_valid, "label", lambda student, inputs, *_: asked.extend(inputs) or real(student, inputs, quiet=True))
+    f1_on_valid(tmp_path / "run", first=5)
+    assert asked == [x.input for x in rows[20:25]]
+
     write_jsonl(folder / "valid.jsonl", rows[20:30])
     with pytest.raises(DataError, match="expected the data of .*run, found other data"):
         f1_on_valid(tmp_path / "run")
