@@ -2,7 +2,8 @@
 
     python tests/on_valid.py runs/NAME-seed0 runs/NAME-seed1 runs/NAME-seed2 --first 1000
 
-Prints the F1 of each, and their mean and standard deviation. A student votes on as many outputs as in its run.
+Prints the F1 of each and, of several (seeds of the same settings), their mean and standard deviation. A student votes on as many outputs
+as in its run.
 """
 import sys
 from pathlib import Path
