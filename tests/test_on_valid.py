@@ -17,7 +17,8 @@ def test_valid_is_scored_as_test_was(fp32, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "task.json").write_text('{"task": "tree"}')
-    for split, some in (("labeled", rows[:5]), ("unlabeled", rows[5:20]), ("valid", rows[20:]), ("test", rows[20:])):
+    scored = [Example("Methods", "( Methods )"), *rows[20:]]           # the first has no bracket to score
+    for split, some in (("labeled", rows[:5]), ("unlabeled", rows[5:20]), ("valid", scored), ("test", scored)):
         write_jsonl(folder / f"{split}.jsonl", some)
     assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--epochs", 1, "--samples", 1,
                      "--out", "run", "--quiet") in (0, None)
@@ -32,7 +33,9 @@ def test_valid_is_scored_as_test_was(fp32, tmp_path, monkeypatch, capsys):
     asked, real = [], on_valid.label
     monkeypatch.setattr(on_valid, "label", lambda student, inputs, *_: asked.extend(inputs) or real(student, inputs, quiet=True))
     f1_on_valid(tmp_path / "run", first=5)
-    assert asked == [x.input for x in rows[20:25]]
+    assert asked == [x.input for x in scored[:5]]
+    with pytest.raises(DataError, match="valid.jsonl: expected sentences with something to score, found none"):
+        f1_on_valid(tmp_path / "run", first=1)
 
     write_jsonl(folder / "valid.jsonl", rows[20:30])
     with pytest.raises(DataError, match="expected the data of .*run, found other data"):
