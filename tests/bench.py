@@ -573,7 +573,7 @@ def without(where, name, plain):
 
 def bench_techniques(args):
     """What each technique buys alone: the work with it, and with the plain way in its place."""
-    rows, task = gold(512)
+    rows, task = gold(args.n or 512)
     cases = techniques_of_tiny(rows, task) + (techniques_of_an_llm(args.llm, rows, task) if args.llm else [])
     for title, work, switched_off in cases:
         def plainly():
@@ -590,14 +590,15 @@ def bf16_or_not():
 
 def techniques_of_tiny(rows, task):
     """[(title, the work, a context in which the technique is switched off)]"""
+    learnt, others = rows[:len(rows) // 2], rows[len(rows) // 2:]
     tiny = students.make_student("tiny", task, [x.input for x in rows])
     without_pointer = fresh(students.tiny_t5, rows, task)               # as transformers' T5 has none
     for made in (tiny, without_pointer):
-        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
-    inputs, label_each = [x.input for x in rows[256:]], students.Seq2SeqStudent.label_each
+        students.train(made, learnt, replace(students.RECIPES["tiny"], epochs=2, min_steps=0), quiet=True)
+    inputs, label_each = [x.input for x in others], students.Seq2SeqStudent.label_each
 
     def train(made=tiny):
-        students.train(made, rows[:256], replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
+        students.train(made, learnt, replace(students.RECIPES["tiny"], epochs=1, min_steps=0, lr=1e-4), quiet=True)
 
     def train_alone(made=tiny):
         """With one thread, as mckd.py's students A and B."""
@@ -653,7 +654,7 @@ def techniques_of_an_llm(spec, rows, task):
     llm = students.CausalStudent(*load_causal_lm(spec), task, CPU)
     students.train(llm, rows[:64], replace(students.RECIPES["causal"], min_steps=0, batch_size=8), quiet=True)
     embeddings = llm.model.get_input_embeddings(), llm.model.get_output_embeddings()
-    inputs = [x.input for x in rows[256:]]
+    inputs = [x.input for x in rows[len(rows) // 2:]]
 
     def train():
         students.train(llm, rows[:16], replace(students.RECIPES["causal"], min_steps=0, batch_size=8, lr=1e-6), quiet=True)

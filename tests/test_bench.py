@@ -1,6 +1,5 @@
 """tests/bench.py: what stands in a technique's place does the same work, and the parts run."""
 import random
-import subprocess
 import sys
 from contextlib import nullcontext
 from unittest.mock import patch
@@ -11,7 +10,7 @@ import torch
 import bench
 import student as students
 import teacher as teachers
-from conftest import ROOT, random_sentence, tiny_llama
+from conftest import random_sentence, tiny_llama
 from data import decoding, packed, t5
 from data.batches import padded
 from data.splits import Example
@@ -79,11 +78,13 @@ def test_weights_by_themselves_learn_the_same(fp32):
 
 @pytest.mark.parametrize("arguments, told", [
     (["score", "--n", "40"], "score, 40 trees"), (["scale", "--n", "300"], "scale, three stages of 300 sentences"),
-    (["techniques", "--only", "doubling"], "tiny labels: a cache that grows by doubling"),
+    (["techniques", "--n", "16", "--only", "doubling"], "tiny labels: a cache that grows by doubling"),
     (["train", "--n", "16", "--only", "train, tiny, 16 examples, Seq"], "train, tiny, 16 examples, Seq2SeqTrainer's defaults")],
     ids=["score", "scale", "techniques", "train"])
-def test_parts_run(arguments, told):
+def test_parts_run(arguments, told, monkeypatch, capsys):
     if arguments[0] in ("score", "train"):
         pytest.importorskip({"score": "nltk", "train": "accelerate"}[arguments[0]])
-    done = subprocess.run([sys.executable, "tests/bench.py", *arguments, "--repeats", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith(told), done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", ["bench.py", *arguments, "--repeats", "1"])
+    monkeypatch.setattr(bench, "ONLY", "")              # what `--only` sets
+    bench.main()
+    assert capsys.readouterr().out.startswith(told)

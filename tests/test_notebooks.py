@@ -1,6 +1,8 @@
 """notebooks/: committed with their outputs, and runnable from a clean checkout (here on a miniature setting)."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,8 +10,9 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What the cell tagged "parameters" is followed by: whichever of these names it sets. The data is the bundled sample.
-MINIATURE = {"DATA": "data/craft", "UNLABELED": 40, "TEST": 20, "SHOWN": 10, "EPOCHS": 1, "SEEDS": [0], "AMOUNTS": [20, 40],
-             "SIZES": [5, 10], "STAGE_COUNTS": [1, 2]}
+MINIATURE = {"DATA": "data/craft", "UNLABELED": 24, "TEST": 12, "SHOWN": 8, "EPOCHS": 1, "GOLD_EPOCHS": 1, "SEEDS": [0],
+             "AMOUNTS": [12, 24], "SIZES": [5, 10], "STAGE_COUNTS": [1, 2]}
+FEWER_STEPS = 'import student; student.RECIPES["tiny"].min_steps = 10'              # 300, where a notebook names no epochs
 FEW = {"labeled.jsonl": 12, "valid.jsonl": 10}              # so many of its sentences
 
 
@@ -33,28 +36,42 @@ def test_outputs_are_committed(notebook):
     assert sum(cell["metadata"].get("tags") == ["parameters"] for cell in code) == 1
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_runs_top_to_bottom_on_a_miniature_setting(notebook, tmp_path, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    pytest.importorskip("matplotlib")
-    for path in ROOT.iterdir():                             # a clean checkout: no runs, no corpora
+def execute(notebook, folder):
+    """The notebook as it ran on a miniature setting in a clean checkout, which is made in `folder`: no runs, no corpora."""
+    import nbclient
+    import nbformat
+    for path in ROOT.iterdir():
         if path.suffix == ".py" or path.name == "notebooks":
-            (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "data").mkdir()
+            (folder / path.name).symlink_to(path)
+    (folder / "data" / "craft").mkdir(parents=True)
     for path in (ROOT / "data").glob("*.py"):
-        (tmp_path / "data" / path.name).symlink_to(path)
-    (tmp_path / "data" / "craft").mkdir()
+        (folder / "data" / path.name).symlink_to(path)
     for path in (ROOT / "data" / "craft").glob("*.json*"):
         if path.name in FEW:                                # every student learns the one, and labels the other
             rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            (tmp_path / "data" / "craft" / path.name).write_text("".join(rows[:FEW[path.name]]), encoding="utf-8")
+            (folder / "data" / "craft" / path.name).write_text("".join(rows[:FEW[path.name]]), encoding="utf-8")
         else:
-            (tmp_path / "data" / "craft" / path.name).symlink_to(path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+            (folder / "data" / "craft" / path.name).symlink_to(path)
     book = nbformat.read(notebook, as_version=4)
     at = next(i for i, cell in enumerate(book.cells) if cell.metadata.get("tags") == ["parameters"])
     names = [name for name in MINIATURE if name in book.cells[at].source.replace(",", " ").split()]
     assert names
-    book.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(f"{name} = {MINIATURE[name]!r}" for name in names)))
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    book.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join([FEWER_STEPS, *(f"{name} = {MINIATURE[name]!r}" for name in names)])))
+    client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(folder)}})
+    return client.execute(env={**os.environ, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module")
+def running(request, tmp_path_factory):
+    """{notebook: a future of it}, of those that are asked for. Two run at a time, each on a core of its own."""
+    for package in ("nbformat", "nbclient", "matplotlib"):
+        pytest.importorskip(package)
+    asked = [item.callspec.params["notebook"] for item in request.session.items if "running" in getattr(item, "fixturenames", ())]
+    with ThreadPoolExecutor(2) as pool:
+        yield {notebook: pool.submit(execute, notebook, tmp_path_factory.mktemp(notebook.stem)) for notebook in asked}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_runs_top_to_bottom_on_a_miniature_setting(notebook, running):
+    book = running[notebook].result()
     assert not [output for cell in book.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]

@@ -20,8 +20,8 @@ def test_valid_is_scored_as_test_was(fp32, tmp_path, monkeypatch, capsys):
     scored = [Example("Methods", "( Methods )"), *rows[20:]]           # the first has no bracket to score
     for split, some in (("labeled", rows[:5]), ("unlabeled", rows[5:20]), ("valid", scored), ("test", scored)):
         write_jsonl(folder / f"{split}.jsonl", some)
-    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--epochs", 1, "--samples", 1,
-                     "--out", "run", "--quiet") in (0, None)
+    assert exit_code(monkeypatch, "mckd.py", "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--epochs", 1,
+                     "--gold-epochs", 1, "--samples", 1, "--out", "run", "--quiet") in (0, None)
     on_test = json.loads((tmp_path / "run/results.json").read_text())["test"]["f1"]
     f1 = f1_on_valid(tmp_path / "run")
     assert 0 < f1 == pytest.approx(on_test, abs=0.01)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, exit_code
 from data import splits
 from data.command import GOES_ON, CommandLine, run_command
+from data.folders import log_event
 from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, save_folder, write_atomically, write_jsonl)
 
 TASK = {"task": "slots", "instruction": "Tag the words.", "tags": ["B-food", "I-food", "O"]}
@@ -345,14 +346,22 @@ def test_an_error_about_a_megabyte_is_a_line_that_can_be_read(capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a file's size")
 @pytest.mark.parametrize("limit", [19, 30])
-@pytest.mark.parametrize("what", ["log_event(Path('.'), {'event': 'stage', 'stage': 1})", "write_atomically('log.jsonl', 'x' * 100)"])
-def test_full_disk_is_named_and_leaves_whole_lines(what, limit, tmp_path):
+@pytest.mark.parametrize("write", [lambda: log_event(Path("."), {"event": "stage", "stage": 1}),
+                                   lambda: write_atomically("log.jsonl", "x" * 100)], ids=["log_event", "write_atomically"])
+def test_full_disk_is_named_and_leaves_whole_lines(write, limit, tmp_path, monkeypatch, capsys):
     """A limit of a file's size is a disk that becomes full in the middle of a line."""
+    import resource
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "log.jsonl").write_text('{"event": "stage"}\n')
-    script = ("import resource\nfrom pathlib import Path\nfrom data.command import run_command\nfrom data.folders import log_event\n"
-              f"from data.splits import write_atomically\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\nrun_command(lambda: {what})")
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert found.returncode == 2 and found.stderr.startswith("error: [Errno ") and found.stderr.endswith(": 'log.jsonl'\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_command(write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: [Errno ") and said.endswith(": 'log.jsonl'\n")
     assert (tmp_path / "log.jsonl").read_text() == '{"event": "stage"}\n' and os.listdir(tmp_path) == ["log.jsonl"]
 
 
@@ -456,9 +465,9 @@ def test_what_cannot_be_printed_is_one_line(lines):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a path is text")
 @pytest.mark.parametrize("command", [["mckd.py", "--data"], ["metrics.py", "gold"], ["data/prepare.py", "atis", "--source"], ["teacher.py", "--out"],
                                      ["student.py", "--model"]])
-def test_path_that_is_not_utf_8_is_one_line(command):
-    found = subprocess.run([sys.executable, ROOT / command[0], *command[1:], b"nope\xff"], capture_output=True)
-    assert found.returncode == 2 and found.stderr == b"error: expected options in UTF-8, found 'nope\\udcff'\n"
+def test_path_that_is_not_utf_8_is_one_line(command, monkeypatch, capsys):
+    assert exit_code(monkeypatch, *command, os.fsdecode(b"nope\xff")) == 2
+    assert capsys.readouterr().err == "error: expected options in UTF-8, found 'nope\\udcff'\n"
 
 
 def test_fifty_labeled_examples_by_default(tmp_path):
