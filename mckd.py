@@ -28,9 +28,9 @@ import torch
 import metrics
 from data.command import GOES_ON, CommandLine, run_command
 from data.folders import adopt_student, alone_in, check_place, finished, kept_labels, log_event, logged_seconds, open_folder, run_folder
-from data.models import identified, load_config
+from data.models import device_named, identified, load_config
 from data.parallel import train_and_label
-from data.runs import Run, Settings, device_named, summary
+from data.runs import Run, Settings, summary
 from data.splits import DataError, Example, load_data, read_labels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
@@ -126,7 +126,7 @@ class Student:
 
     def given(self, inputs):
         """The labels that it gave these inputs, as they were kept."""
-        return kept_labels(self.file, inputs, "delete it to train this student again")
+        return kept_labels(self.file, inputs, self.run.task, "delete it to train this student again")
 
     def learn_and_label(self, inputs, compared):
         """Train it; then it labels `inputs`, for the next pair, and `compared`, on which students are scored and compared."""
@@ -217,6 +217,8 @@ def make_run(settings):
                                settings.free, settings.votes, settings.quiet)
     if teacher and settings.teacher.startswith("hf:") and not cache_file(teacher).exists():
         load_config(settings.teacher.removeprefix("hf:"), "the folder or name of a causal LM")
+    if settings.method == "teacher" and not splits.test:
+        raise DataError(f"{splits.folder}/test.jsonl: expected sentences to score, found none")
     needed = [x.input for x in splits.test] if settings.method == "teacher" else inputs
     if teacher and not teacher.can_label(needed):
         list(teacher.label(needed))                                     # says now of which inputs it knows nothing

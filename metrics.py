@@ -30,6 +30,7 @@ import json
 import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from itertools import accumulate
 
@@ -70,9 +71,12 @@ def _summary(counts: list[tuple | None], mean: bool) -> dict:
             "per_sentence": per_sentence}
 
 
-def _same_length(gold: list, pred: list) -> None:
-    if len(gold) != len(pred):
-        raise ValueError(f"expected as many items on both sides: {len(gold)} and {len(pred)}")
+def _items(gold: list[str], pred: list[str], inputs: list[str] | None) -> Iterator[tuple[str, str, str | None]]:
+    # (gold, prediction, input) of every item; without `inputs` the third is None.
+    for other in (pred, *([] if inputs is None else [inputs])):
+        if len(other) != len(gold):
+            raise ValueError(f"expected as many items on both sides: {len(gold)} and {len(other)}")
+    return zip(gold, pred, inputs or [None] * len(gold))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -102,12 +106,9 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
 
     Raises GoldError for gold that is not a tree, or not a tree over its input.
     """
-    _same_length(gold, pred)
-    if inputs is not None:
-        _same_length(gold, inputs)
     counts = []
-    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
-        gold_tree = _read_gold(number, gold_text, inputs)
+    for number, (gold_text, pred_text, sentence) in enumerate(_items(gold, pred, inputs), 1):
+        gold_tree = _read_gold(number, gold_text, sentence)
         if tags := _pos_tags(gold_tree):
             keep = [tag in WORD_TAGS for tag in tags]
         else:
@@ -122,7 +123,7 @@ def bracket_scores(gold: list[str], pred: list[str], inputs: list[str] | None = 
 
 def foreign_tags(gold: list[str], inputs: list[str] | None = None) -> list[str]:
     """The tags of these gold trees that are none of Penn's, sorted: `bracket_scores` does not count their words. GoldError as there."""
-    trees = (_read_gold(number, text, inputs) for number, text in enumerate(gold, 1))
+    trees = (_read_gold(number, text, sentence) for number, (text, _, sentence) in enumerate(_items(gold, gold, inputs), 1))
     return sorted({tag for tree in trees for tag in _pos_tags(tree) or ()} - WORD_TAGS - OTHER_TAGS)
 
 
@@ -137,11 +138,11 @@ def is_punctuation(word: str) -> bool:
         and word not in ("%", "&")
 
 
-def _read_gold(number: int, text: str, inputs: list[str] | None) -> Tree:
-    # The gold tree of item `number`, over its input if there are `inputs`; GoldError where there is none.
+def _read_gold(number: int, text: str, sentence: str | None) -> Tree:
+    # The gold tree of item `number`, over its sentence where that is known; GoldError where there is none.
     try:
-        if inputs is not None:
-            return read_tree(text, split_words(inputs[number - 1]))
+        if sentence is not None:
+            return read_tree(text, split_words(sentence))
         try:
             tree = clean(read_penn(text))
         except ValueError as not_penn:
@@ -183,7 +184,7 @@ _PHRASES = frozenset("""ADJP ADVP CONJP FRAG INTJ LST NAC NML NP NX PP PRN PRT Q
                         VP WHADJP WHADVP WHNP WHPP X""".split())     # the Penn Treebank's constituents
 
 
-def evalb_scores(gold: list[str], pred: list[str]) -> dict:
+def evalb_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
     """Labelled bracket F1 over the corpus: EVALB (Sekine and Collins, 1997-2013) with its parameter file COLLINS.prm.
 
     Its rules, in its order. A leaf whose tag is in DELETE_LABEL is deleted; other tags are not scored. A constituent left
@@ -199,22 +200,18 @@ def evalb_scores(gold: list[str], pred: list[str]) -> dict:
     prints nan. In a tree with tags a bracket without leaves, an inner one without a label, or another tree behind it
     makes it unreadable.
 
-    Raises GoldError for gold that is not a Penn tree.
+    Raises GoldError for gold that is not a Penn tree. (`inputs` are there as in the other scores: nothing depends on them.)
     """
-    _same_length(gold, pred)
     counts = []
-    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
+    for number, (gold_text, pred_text, _) in enumerate(_items(gold, pred, inputs), 1):
         try:
             gold_tree = read_penn(gold_text)
         except ValueError as error:
             raise GoldError(number, str(error)) from None
         gold_words, gold_brackets = _evalb_view(gold_tree)
         pred_brackets = _evalb_prediction(pred_text, gold_tree, gold_words)
-        if pred_brackets is None:
-            counts.append(None)
-            continue
-        matched = (gold_brackets & pred_brackets).total()
-        counts.append((matched, gold_brackets.total(), pred_brackets.total(), gold_brackets == pred_brackets, True))
+        counts.append(None if pred_brackets is None else ((gold_brackets & pred_brackets).total(), gold_brackets.total(),
+                                                          pred_brackets.total(), gold_brackets == pred_brackets, True))
     found = _summary(counts, mean=False)
     return {**found, "valid": _percent(found["n"], len(gold)), "left_out": counts.count(None)}
 
@@ -277,26 +274,26 @@ def _evalb_prediction(text: str, gold: Tree, gold_words: list[str]) -> Counter |
 # ----------------------------------------------------------------------------------------------------
 # Slots, as conlleval scores them
 
-def slot_scores(gold: list[str], pred: list[str]) -> dict:
+def slot_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
     """Chunk F1 over the corpus, as conlleval and seqeval (in its default mode) count it.
 
-    Items are BIO tags separated by spaces, `O O B-city I-city`. A chunk is right if label, start and end are. A prediction
-    with another number of tags than gold, or with something that is no tag, counts as all O and is not valid.
+    Items are BIO tags separated by spaces, `O O B-city I-city`; where the `inputs` are known they may stand between their words.
+    A chunk is right if label, start and end are. A prediction with another number of tags than gold, or with something that is no
+    tag, counts as all O and is not valid.
     Where there is nothing to divide by the score is 0, as theirs is: also for a sentence rightly tagged all O, whose
     "per_sentence" entry says nothing ("complete" does count it).
 
     Raises GoldError for gold that is not made of tags `O`, `B-label`, `I-label`.
     """
-    _same_length(gold, pred)
     counts = []
-    for number, (gold_text, pred_text) in enumerate(zip(gold, pred), 1):
-        gold_tags = split_words(gold_text)
+    for number, (gold_text, pred_text, sentence) in enumerate(_items(gold, pred, inputs), 1):
+        gold_tags = _tags(gold_text, sentence)
         for position, tag in enumerate(gold_tags, 1):
             if not BIO.fullmatch(tag):
                 raise GoldError(number, f"expected BIO tags (O, B-label, I-label): tag {position} is `{tag}`")
         if not gold_tags:
             raise GoldError(number, "expected BIO tags (O, B-label, I-label): there are none")
-        pred_tags = _predicted_tags(pred_text, len(gold_tags))
+        pred_tags = _predicted_tags(pred_text, len(gold_tags), sentence)
         valid = pred_tags is not None
         gold_chunks, pred_chunks = chunks(gold_tags), chunks(pred_tags or [])
         counts.append((len(gold_chunks & pred_chunks), len(gold_chunks), len(pred_chunks), valid and pred_chunks == gold_chunks, valid))
@@ -320,23 +317,31 @@ def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def _predicted_tags(text: str, count: int) -> list[str] | None:
-    tags = split_words(text)
+def _tags(text: str, sentence: str | None) -> list[str]:
+    # The tags alone, where they stand between the words of their sentence. A prediction of too few or many stays what it is.
+    try:
+        return SlotTask({}).read_tags(sentence or "", text)
+    except ValueError:
+        return split_words(text)
+
+
+def _predicted_tags(text: str, count: int, sentence: str | None = None) -> list[str] | None:
+    # None for a prediction that is not `count` tags.
+    tags = _tags(text, sentence)
     return tags if len(tags) == count and all(map(BIO.fullmatch, tags)) else None
 
 
 # ----------------------------------------------------------------------------------------------------
 # Any other text
 
-def text_scores(gold: list[str], pred: list[str]) -> dict:
+def text_scores(gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
     """Exact match ("complete") and token F1, the mean over items, in the manner of SQuAD (Rajpurkar et al., 2016).
 
     The tokens are those between spaces, compared as a multiset; nothing is lowercased or stripped. Two empty texts agree in
-    full. A prediction is valid if it is not empty.
+    full. A prediction is valid if it is not empty. (`inputs` are there as in the other scores: nothing depends on them.)
     """
-    _same_length(gold, pred)
     counts = []
-    for gold_text, pred_text in zip(gold, pred):
+    for gold_text, pred_text, _ in _items(gold, pred, inputs):
         gold_tokens, pred_tokens = split_words(gold_text), split_words(pred_text)
         in_both = (Counter(gold_tokens) & Counter(pred_tokens)).total()
         found = (in_both, len(gold_tokens), len(pred_tokens)) if gold_tokens or pred_tokens else (1, 1, 1)
@@ -347,40 +352,44 @@ def text_scores(gold: list[str], pred: list[str]) -> dict:
 # ----------------------------------------------------------------------------------------------------
 # What the rest of the project calls
 
+SCORES = {"tree": bracket_scores, "slots": slot_scores, "text": text_scores}
+
+
 def score(kind: str, gold: list[str], pred: list[str], inputs: list[str] | None = None) -> dict:
     """The score of a kind of task, "tree", "slots" or "text". `inputs` are the sentences, words separated by spaces."""
-    if kind == "tree":
-        return bracket_scores(gold, pred, inputs)
-    if kind == "slots":
-        return slot_scores(gold, pred)
-    if kind == "text":
-        return text_scores(gold, pred)
-    raise ValueError(f"expected the kind of task to be tree, slots or text, not `{kind}`")
+    _check_kind(kind)
+    return SCORES[kind](gold, pred, inputs)
 
 
-def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float:
+def _check_kind(kind: str) -> None:
+    if kind not in SCORES:
+        raise ValueError(f"expected the kind of task to be tree, slots or text, not `{kind}`")
+
+
+def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float | None:
     """The F1, 0 to 100, between two sets of labels of which neither is gold, such as a student's and its teacher's.
 
     It is the same in both directions. For trees punctuation is told by its characters, there being no tags; sentences
-    of fewer than two words are left out. A label that is no valid answer agrees with nothing.
+    of fewer than two words are left out. A label that is no valid answer agrees with nothing. None where there is nothing to compare:
+    no such sentence, or no slot on either side.
     """
-    _same_length(a, b)
-    _same_length(inputs, a)
-    sentences = [split_words(sentence) for sentence in inputs]
-    if kind == "tree":
-        f1s = []
-        for a_text, b_text, words in zip(a, b, sentences):
-            keep = [not is_punctuation(unescape(word)) for word in words]
-            if sum(keep) > 1:
-                a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
-                f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
-    elif kind == "text":
-        each = score(kind, a, b)["per_sentence"]
-        f1s = [found["f1"] if split_words(text) else 0.0 for text, found in zip(a, each)]       # two empty texts are no answers
-    else:                                   # slots, over all chunks; what is no valid answer is all O, for a stands in gold's place
-        a = [text if _predicted_tags(text, len(words)) else " ".join("O" for _ in words) for text, words in zip(a, sentences)]
-        return score(kind, a, b)["f1"]
-    return sum(f1s) / len(f1s) if f1s else 0.0
+    _check_kind(kind)
+    items = [(a_text, b_text, split_words(sentence)) for a_text, b_text, sentence in _items(a, b, inputs)]
+    if kind == "slots":                     # over all chunks
+        a_chunks, b_chunks = ({(i, *chunk) for i, (*texts, words) in enumerate(items)
+                               for chunk in chunks(_predicted_tags(texts[side], len(words)) or [])} for side in (0, 1))
+        both = len(a_chunks) + len(b_chunks)
+        return _percent(2 * len(a_chunks & b_chunks), both) if both else None
+    f1s = []
+    for a_text, b_text, words in items:
+        if kind == "text":
+            f1s.append(text_scores([a_text], [b_text])["f1"] if split_words(a_text) else 0.0)           # two empty texts are no answers
+            continue
+        keep = [not is_punctuation(unescape(word)) for word in words]
+        if sum(keep) > 1:
+            a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
+            f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
+    return sum(f1s) / len(f1s) if f1s else None
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -403,18 +412,6 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
     if not lines:
         raise DataError(f"{path}: expected one item a line: the file is empty")
     return lines, []
-
-
-def _tags_alone(inputs: list[str], outputs: list[str]) -> list[str]:
-    # Tags may stand between their words, which only JSON Lines' inputs tell: the other file's, where this one is text. A prediction of too
-    # few or many stays what it is.
-    found = list(outputs)
-    for i, (sentence, output) in enumerate(zip(inputs, outputs)):
-        try:
-            found[i] = " ".join(SlotTask({}).read_tags(sentence, output))
-        except ValueError:
-            pass
-    return found
 
 
 def _check_penn(sentence: str, output: str) -> None:
@@ -447,8 +444,6 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
     args = parser.parse_args(arguments)
     read_gold = partial(read_jsonl, check={"slots": SlotTask({}).check, "evalb": _check_penn}.get(args.metric), gold=True)
     (gold, asked), (pred, answered) = read_items(args.gold, read_gold), read_items(args.pred)
-    if args.metric == "slots":
-        gold, pred = _tags_alone(asked or answered, gold), _tags_alone(answered or asked, pred)
     if len(gold) != len(pred):
         raise DataError(f"{args.pred}: expected {len(gold)} lines, as many as {args.gold} has; found {len(pred)}")
     for number, (one, other) in enumerate(zip(asked, answered), 1):
@@ -457,7 +452,8 @@ and the one of predicted.txt is   ( ( The cat ) sat . )          or ((The cat) s
     try:
         if args.metric == "bracket" and not asked:
             evalb_scores(gold, gold)    # refuses damaged Penn trees, which would be read as bare, their labels as words
-        result = bracket_scores(gold, pred, asked or None) if args.metric == "bracket" else METRICS[args.metric](gold, pred)
+        inputs = asked or (answered if args.metric == "slots" else None)        # between whose words tags may stand
+        result = METRICS[args.metric](gold, pred, inputs or None)
     except GoldError as error:
         raise DataError(f"{args.gold}:{error.number}: {error.problem}") from None
     if args.metric == "bracket" and (tags := foreign_tags(gold, asked or None)):

@@ -24,7 +24,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.command import CommandLine, run_command
 from data.decoding import AnyDecoder, PieceEncoder, make_cursor, softcapped, those_that_fit, write_batch
-from data.models import (autocast, context_length, fast_dtype, first_line, identified, load_causal_lm, load_config,
+from data.models import (autocast, context_length, device_named, fast_dtype, first_line, identified, load_causal_lm, load_config,
                          load_encoder_decoder)
 from data.packed import PackedDecoder
 from data.splits import DataError, Label, read_sentences, write_atomically
@@ -437,8 +437,7 @@ def main():
     args = parser.parse_args()
     if args.samples is not None and args.samples < 1:
         raise DataError(f"--samples: expected at least 1, found {args.samples}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = load_student(args.model, device)
+    student = load_student(args.model, device_named("auto"))
     if sys.stdin is None:
         raise DataError("standard input: expected a sentence a line, found it closed")
     sentences = read_sentences(sys.stdin.buffer)

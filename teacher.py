@@ -26,7 +26,7 @@ from data.api import ChatServer, check_address
 from data.command import GOES_ON, CommandLine, run_command
 from data.decoding import PieceEncoder, make_cursor, output_room, those_that_fit
 from data.folders import one_at_a_time
-from data.models import context_length, converted_once, identified, load_causal_lm
+from data.models import context_length, converted_once, device_named, identified, load_causal_lm
 from data.noise import noisy
 from data.packed import PackedDecoder
 from data.splits import SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, write_jsonl
@@ -383,8 +383,7 @@ def main():
     inputs = list(dict.fromkeys(x.input for name in wanted for x in getattr(splits, name)))
     if not inputs:
         raise DataError(f"{splits.folder}: expected sentences to label, found none in --split {args.split}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = make_teacher(args.teacher, task, splits, args.seed, device, args.base_url, args.free, args.votes, args.quiet)
+    teacher = make_teacher(args.teacher, task, splits, args.seed, device_named("auto"), args.base_url, args.free, args.votes, args.quiet)
     if isinstance(teacher, ReplayTeacher) and out == teacher.file.resolve():
         raise DataError(f"--out {args.out}: expected another file than the one that is replayed, whose other labels would be lost")
     if out.parent == cache_file(teacher).parent.resolve():

@@ -136,7 +136,7 @@ class Cursor:
 
     def result(self):
         """(output, score): the score is the mean log-probability of the choices made, 0.0 where none was open."""
-        return self.task.write(self.words, self.pieces), round(self.logprob / max(1, self.choices), 6)
+        return self.task.write(self.pieces), round(self.logprob / max(1, self.choices), 6)
 
 
 class FreeCursor:

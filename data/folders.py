@@ -92,6 +92,8 @@ def open_folder(folder, settings, device):
     if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
     logged(folder)                                      # what is damaged is said now, not after hours
+    if begun and not same and not (folder / "results.json").exists():               # config.json tells how the run began
+        log_event(folder, {"event": "continued", "with": {name: here[name] for name in (*MADE_WITH, "git_commit")}})
 
 
 def compare(folder, here, begun):
@@ -131,11 +133,11 @@ def read_config(folder):
         raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
 
 
-def kept_labels(file, inputs, remedy):
+def kept_labels(file, inputs, task, remedy):
     """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it is damaged or has lost
     some."""
     try:
-        found = read_labels(file, inputs)
+        found = read_labels(file, inputs, task.pieces)
     except DataError as error:
         raise DataError(f"{error}; {remedy}") from None
     if missing := sum(label is None for label in found.values()):
@@ -155,13 +157,16 @@ def adopt_student(folder, stage, name, inputs):
         try:
             same = about(other) == about(folder) and filecmp.cmp(other / learnt, folder / learnt, shallow=False) \
                 and None not in read_labels(labels, inputs).values()
-            events = [event for event in logged(other) if event.get("student") == name] if same else []
+            events = logged(other) if same else []
+            if any(event.get("event") == "continued" for event in events):          # with other code, say, than its config.json names
+                continue
         except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
         if same:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
             for event in events:
-                log_event(folder, event)
+                if event.get("student") == name:
+                    log_event(folder, event)
             write_atomically(folder / "students" / labels.name, labels.read_bytes())
             return True
     return False

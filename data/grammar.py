@@ -203,7 +203,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write (default: data/craft, with seed 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences (default: 0, the committed ones)")
     options = parser.parse_args()
-
+    if options.seed < 0:                                                # random takes its absolute value
+        raise DataError(f"--seed: expected a number of at least 0, found {options.seed}")
     out = options.out or ROOT / "data" / "craft"
     if options.seed and out.resolve() == ROOT / "data" / "craft":       # it has pseudolabels of the committed sentences
         raise DataError(f"--seed {options.seed}: expected --out DIR beside it, another folder than data/craft")

@@ -1,5 +1,5 @@
-"""Pretrained models, loaded from the hub, a folder or a GGUF file (safetensors or GGUF, never pickled, no code of others), and the type in
-which a device computes fastest."""
+"""Pretrained models, loaded from the hub, a folder or a GGUF file (safetensors or GGUF, never pickled, no code of others); devices, and the
+type in which one computes fastest."""
 import hashlib
 import logging
 import os
@@ -150,6 +150,17 @@ def context_length(model):
     attention takes the square of a sentence's length. A causal LM then has practically none."""
     named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return named or (2048 if model.config.is_encoder_decoder else 10 ** 9)
+
+
+def device_named(name):
+    """The torch.device that --device names, `auto`: cuda where there is one; DataError where there is none here."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()                                                    # "meta" is a device without values
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError):
+        raise DataError(f"--device {name}: expected a device that PyTorch has here, such as cpu") from None
 
 
 def fast_bf16(device):

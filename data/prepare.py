@@ -317,6 +317,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences are labeled, and the order (default: 0)")
     parser.add_argument("--max-words", type=int, metavar="N", help="leave longer sentences out")
     options = parser.parse_args(arguments)
+    if options.seed < 0:                                                # random takes its absolute value
+        raise DataError(f"--seed: expected a number of at least 0, found {options.seed}")
     # The real CRAFT goes beside the bundled sample, where load_data looks first.
     out = options.out or ROOT / "data" / ("craft/real" if options.corpus == "craft" else options.corpus)
     record = prepare(options.corpus, options.source, out, options.labeled, options.seed, options.max_words)

@@ -96,17 +96,6 @@ COMPARED = 200                          # sentences on which a stage's two stude
 LEAST_LEAD, LEAST_RISE = 8.0, 1.0       # of their agreement, F1, for --stages auto: over their likeness to the teacher, and by a stage
 
 
-def device_named(name):
-    """The torch.device that --device names; DataError where there is none here."""
-    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        probe = torch.zeros(1, device=name)
-        probe.item()                                                    # "meta" is a device without values
-        return probe.device
-    except (RuntimeError, AssertionError, ImportError):
-        raise DataError(f"--device {name}: expected a device that PyTorch has here, such as cpu") from None
-
-
 @dataclass
 class Run:
     """One run in its folder: what to compute with, what is finished."""
@@ -143,13 +132,12 @@ class Run:
         if repeated := len(self.data.unlabeled) - len(D_unlabeled):
             print(f"{repeated} unlabeled inputs repeat others and are left out", file=sys.stderr)
         seen = {x.input for x in self.data.labeled}.intersection(D_unlabeled)           # gold of what a student is to label
-        D_labeled = [x for x in self.data.labeled if x.input not in seen] if settings.gold_epochs else []
+        D_labeled = list(self.gold_to_learn(left_out=seen).values()) if settings.gold_epochs else []
         if seen and settings.gold_epochs:
             print(f"{len(seen)} labeled inputs stand in the unlabeled split too; no student is finetuned on their gold", file=sys.stderr)
         if tested := set(self.test_inputs).intersection(D_unlabeled):
             print(f"{len(tested)} test inputs stand in the unlabeled split too; students are trained on pseudolabels of them, and a "
                   "pair's scores on them count the teacher's vote, where it has one", file=sys.stderr)
-        self.warn_of_tested(x.input for x in D_labeled)
         learnt = "each learns from pseudolabels alone, the paper's way"
         if D_labeled:
             copies = f"{settings.gold_copies} times among its pseudolabels, then " if settings.gold_copies else ""
@@ -158,18 +146,15 @@ class Run:
         print(f"Students: {settings.student}; {learnt}", flush=True)
         return D_labeled, D_unlabeled
 
-    def gold_to_learn(self):
-        """{input: Example} of the labeled split, what `--method sft` learns. Says what is odd about it."""
-        gold = {x.input: x for x in self.data.labeled}
-        self.warn_of_tested(gold)
-        if repeated := len(self.data.labeled) - len(gold):
+    def gold_to_learn(self, left_out=()):
+        """{input: Example} of the labeled split, but for the inputs `left_out`: what `--method sft` learns, too. Says what is odd about
+        it."""
+        gold = {x.input: x for x in self.data.labeled if x.input not in left_out}
+        if tested := gold.keys() & set(self.test_inputs):
+            print(f"{len(tested)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
+        if repeated := sum(x.input in gold for x in self.data.labeled) - len(gold):
             print(f"{repeated} labeled inputs repeat others; of each the last is learnt", file=sys.stderr)
         return gold
-
-    def warn_of_tested(self, learnt):
-        """Say how many test inputs are among the inputs whose gold students learn."""
-        if tested := set(self.test_inputs).intersection(learnt):
-            print(f"{len(tested)} test inputs stand in the labeled split too; students learn their gold", file=sys.stderr)
 
     @property
     def vocabulary_texts(self):
@@ -191,7 +176,7 @@ class Run:
     def pseudolabels(self, stage):
         """What `save_pseudolabels` saved. DataError where the file has lost some."""
         file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
-        return kept_labels(file, self.unlabeled_inputs, f"delete {self.folder} to make it anew")
+        return kept_labels(file, self.unlabeled_inputs, self.task, f"delete {self.folder} to make it anew")
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -210,7 +195,7 @@ class Run:
         if not self.held_out:
             return None
         one, other = ([found.output for found in student.given(self.held_out).values()] for student in self.pair(stage))
-        return round(self.metrics.agreement(self.task.kind, one, other, self.held_out), 2)
+        return self.alike(one, other, self.held_out)
 
     def likeness(self, stage):
         """F1 between a stage's pseudolabels of the pool and those of the stage before, in the first the teacher's, on at most 1,000 inputs.
@@ -219,7 +204,12 @@ class Run:
         inputs = fixed_sample(self.unlabeled_inputs, 1000)
         new, old = ([x.output for x in read_labels(self.folder / "pseudolabels" / f"stage{i}.jsonl", inputs).values()]
                     for i in (stage, stage - 1))
-        return round(self.metrics.agreement(self.task.kind, new, old, inputs), 2)
+        return self.alike(new, old, inputs)
+
+    def alike(self, one, other, inputs):
+        """The F1 between two lists of outputs about these inputs; None where there is nothing to compare."""
+        found = self.metrics.agreement(self.task.kind, one, other, inputs)
+        return None if found is None else round(found, 2)
 
     def gains(self, stage):
         """Whether a pair's labels seem better than those that it learnt from, without gold: the rule of --stages auto.
@@ -240,9 +230,10 @@ class Run:
             before, least = self.agreement(stage - 1), LEAST_RISE
             what, kept = "agreement in the stage before", f"stage {stage - 1}"
         agreed = self.agreement(stage)
-        better = agreed >= before + least
+        better = None not in (agreed, before) and agreed >= before + least
+        needed = "a slot or a bracket to compare" if before is None else f"{before + least:.2f} ({what} {before}, and {least})"
         verdict = "its labels are used" if better else f"its labels are left out, the last student learns those of {kept}"
-        print(f"Stage {stage}: agreement {agreed}, needed {before + least:.2f} ({what} {before}, and {least}): {verdict}", flush=True)
+        print(f"Stage {stage}: agreement {agreed}, needed {needed}: {verdict}", flush=True)
         return better
 
     def score_test(self, labels):

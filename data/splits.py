@@ -180,14 +180,20 @@ def read_jsonl(path: str | Path, check: Callable[[str, str], None] | None = None
     return examples
 
 
-def read_pseudolabels(path: str | Path) -> Iterator[Label]:
+def read_pseudolabels(path: str | Path, check: Callable[[str, str], object] | None = None) -> Iterator[Label]:
     """What a teacher or a student answered, as it is read: a run's pseudolabels/*.jsonl, or the authors' rows. The answers
-    may be anything."""
+    may be anything that `check` raises no ValueError for."""
     for where, row in _rows(path, {"input": "unparsed", "output": "unlabeled"}):
         score = row.get("score")
         if score is not None and not (type(score) in (int, float) and abs(score) <= sys.float_info.max):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
-        yield Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
+        found = Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
+        try:
+            if check is not None:
+                check(found.input, found.output)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        yield found
 
 
 def fixed_sample(items: list, most: int) -> list:
@@ -195,13 +201,14 @@ def fixed_sample(items: list, most: int) -> list:
     return [items[i] for i in sorted(random.Random(0).sample(range(len(items)), min(most, len(items))))]
 
 
-def read_labels(path: str | Path, inputs: Iterable[str]) -> dict[str, Label | None]:
-    """input -> Label, for these inputs alone: the file may hold many more. None for an input that it has no label of.
+def read_labels(path: str | Path, inputs: Iterable[str], check: Callable[[str, str], object] | None = None) -> dict[str, Label | None]:
+    """input -> Label, for these inputs alone: the file may hold many more. None for an input that it has no label of. `check`: as above,
+    of all that it holds.
 
     Where nothing is asked for, the file is not read: it may be empty.
     """
     found = dict.fromkeys(inputs)
-    for row in read_pseudolabels(path) if found else []:
+    for row in read_pseudolabels(path, check) if found else []:
         if row.input in found:
             found[row.input] = row
     return found
@@ -269,6 +276,7 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
                     raise DataError(f"{where}: expected ids that differ, found {_show(row['id'])}, the id of line {first}")
             if "input" not in row and isinstance(row.get("translation"), dict):
                 row = {ours: row["translation"].get(theirs) for ours, theirs in authors.items()}
+                row[None] = authors                         # what an error calls our keys
             yield where, row
     if where is None:
         raise DataError(f"{path}: expected one JSON object a line, found an empty file")
@@ -296,7 +304,7 @@ def _sentence(row: dict, where: str) -> str:
 
 
 def _text(row: dict, key: str, where: str, empty: bool = False) -> str:
-    text = row.get(key)
+    text, key = row.get(key), row.get(None, {}).get(key, key)
     if not isinstance(text, str) or not (empty or text.strip(" \t\r\n")):
         raise DataError(f'{where}: expected "{key}" to be a string{"" if empty else " with words"}, found {_show(text)}')
     # Valid in JSON, but no character: it could not be written to any file again.
@@ -349,7 +357,7 @@ def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> 
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)                    # a full disk does not say where
+        error.filename = str(path)          # a full disk does not say where, a folder that is not writable names the file beside
         raise
     finally:
         beside.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ What a task knows about its outputs (`input`, `output` and `answer` are str, `wo
     kind, answer_name, instruction      "tree", "slots" or "text"; what stands before an answer in the prompt, and above all of them
 Only `tree` and `slots` have these two, for in `text` any token may come next:
     start(words)            a state that says, piece by piece, what may come next (the constraint under which we decode)
-    write(words, pieces)    the output that these pieces make
+    write(pieces)           the output that these pieces make
 Only `slots` has
     read_tags(input, output)    the tags, one a word; ValueError where the counts differ
     mended(tags) -> str         these tags, as an output, where every slot begins with B-
@@ -146,7 +146,7 @@ class TreeTask:
     def start(self, words):
         return TreeState(words, self.most_at_once)
 
-    def write(self, words, pieces):
+    def write(self, pieces):
         return " ".join(pieces)
 
     def fallback(self, input):
@@ -272,7 +272,7 @@ class SlotTask:
     def start(self, words):
         return SlotState(words, self.tags)
 
-    def write(self, words, pieces):
+    def write(self, pieces):
         return " ".join(pieces[1::2])
 
     def fallback(self, input):

@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data  # noqa: E402, F401 - before torch
-import torch  # noqa: E402
 
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
+from data.models import device_named  # noqa: E402
 from data.splits import DataError, load_data, read_labels  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
@@ -90,7 +90,7 @@ def main():
     inputs, gold = [x.input for x in known], [task.gold(x) for x in known]
 
     make = tuned_teacher if args.teacher.startswith("tuned:") else make_teacher
-    voting = make(args.teacher, task, data, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"), votes=args.prompts)
+    voting = make(args.teacher, task, data, device=device_named("auto"), votes=args.prompts)
     labelings = []
     for answers in voting.answers(inputs):
         labels = read_answers(task, answers)

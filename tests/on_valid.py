@@ -13,7 +13,7 @@ sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])           # tests/
 import data  # noqa: E402, F401 - before torch
 from data.command import CommandLine, run_command  # noqa: E402
 from data.folders import read_config  # noqa: E402
-from data.runs import device_named  # noqa: E402
+from data.models import device_named  # noqa: E402
 from data.splits import DataError, load_data  # noqa: E402
 from metrics import score  # noqa: E402
 from results import mean  # noqa: E402

@@ -109,7 +109,7 @@ def test_too_few_inputs_for_two_partitions(n):
 # The algorithm, with students that only remember what is done to them
 
 class Spy:
-    """In place of make_student, train, label and save_student. A student's labels say who gave them: `by 3`."""
+    """In place of make_student, train, label and save_student. A student's labels of text say who gave them: `by 3`."""
 
     def __init__(self, monkeypatch, breaks_at=None):
         self.students, self.breaks_at = [], breaks_at
@@ -137,7 +137,8 @@ class Spy:
             raise KeyboardInterrupt
         student.labelled += inputs
         student.samples, student.teachers, student.weight = samples, beside, weight
-        return [Label(x, f"by {student.number}", -0.25) for x in inputs]
+        task = student.made_with[0][1]
+        return [Label(x, f"by {student.number}" if task.kind == "text" else task.fallback(x), -0.25) for x in inputs]
 
     def save_student(self, student, folder):
         Path(folder).mkdir()
@@ -581,6 +582,24 @@ def test_file_of_a_run_that_is_damaged_is_said_with_the_remedy(file, remedy, her
     assert files(here / "run") == before
 
 
+@pytest.mark.parametrize("file, remedy", [("pseudolabels/stage0", "delete run to make it anew"),
+                                          ("students/stage1_A", "delete it to train this student again")])
+def test_label_that_is_no_answer_any_more_is_said_with_its_line(file, remedy, here, monkeypatch):
+    """Before a student learns it, and before it has a vote."""
+    make_folder(here / "data", "tree")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages", 2, "--out", "run"]
+    Spy(monkeypatch, breaks_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, *arguments)
+    rows = (here / f"run/{file}.jsonl").read_text().splitlines(keepends=True)
+    for at in range(len(rows)):                         # whichever half it is of
+        (here / f"run/{file}.jsonl").write_text("".join([*rows[:at], rows[at].replace(' )"', '"', 1), *rows[at + 1:]]))
+        students = Spy(monkeypatch).students
+        with pytest.raises(DataError, match=f"run/{file}.jsonl:{at + 1}: expected a bracketing.*; {remedy}"):
+            run(monkeypatch, *arguments)
+        assert not students
+
+
 def test_lost_final_student_is_trained_again(here, monkeypatch):
     spy_on(here, monkeypatch, "--stages", 2)
     before = files(here / "run")
@@ -890,6 +909,20 @@ def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch
         assert ("made with other code" in capsys.readouterr().err) == said and len(students) == trained
 
 
+def test_students_of_a_run_that_went_on_with_other_code_are_not_adopted(here, monkeypatch):
+    make_folder(here / "data")
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages"]
+    Spy(monkeypatch, breaks_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, *arguments, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "source_digest", lambda: "other")
+        assert Spy(patched).students == [] and run(patched, *arguments, 3) is None
+    students = Spy(monkeypatch).students
+    run(monkeypatch, *arguments, 4)
+    assert len(students) == 7                           # though that run's config.json names this code
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is printed and written
 
@@ -933,6 +966,17 @@ def test_labeled_inputs_that_repeat_others_are_said(here, monkeypatch, capsys):
     run(monkeypatch, "--data", "data", "--method", "sft", "--out", "run")
     assert [x.output for x in spy.students[0].examples] == ["last", "d"]
     assert "1 labeled inputs repeat others; of each the last is learnt" in capsys.readouterr().err
+    students = Spy(monkeypatch).students                # the same gold after pseudolabels
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--out", "other")
+    assert [x.output for x in students[0].gold] == ["last", "d"]
+    assert "1 labeled inputs repeat others; of each the last is learnt" in capsys.readouterr().err
+
+
+def test_a_teacher_alone_without_a_test_split_is_refused(here, monkeypatch):
+    make_folder(here / "data", n_test=0)
+    with pytest.raises(DataError, match="^data/test.jsonl: expected sentences to score, found none"):
+        run(monkeypatch, "--data", "data", "--method", "teacher", "--teacher", "noisy:0.3", "--out", "run")
+    assert not (here / "run").exists()
 
 
 def test_missing_gold_gives_nulls(here, monkeypatch):
@@ -1005,6 +1049,11 @@ def test_stages_auto_without_inputs_to_compare_students_on_is_refused(here, monk
     with pytest.raises(DataError, match="^--stages auto: expected inputs in data/valid.jsonl or test.jsonl"):
         spy_on(here, monkeypatch, "--stages", "auto")
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize("agreements, likeness, pairs", [([None], 10, 1), ([90], None, 1), ([90, None], 10, 2)])
+def test_stages_auto_end_where_there_is_nothing_to_compare(agreements, likeness, pairs, here, monkeypatch):
+    assert len(agreeing(here, monkeypatch, agreements, likeness)) == 2 * pairs + 1
 
 
 @pytest.mark.parametrize("likeness, pairs", [(42, 2), (42.1, 1)])

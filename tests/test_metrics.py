@@ -364,6 +364,20 @@ def test_nothing_to_score_is_zero():
         assert result["n"] == 0 and figures(result) == (0, 0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("kind, a, b, words, found", [
+    ("tree", "( a )", "( a )", "a", None), ("tree", "( a . )", "( a . )", "a .", None), ("slots", "O O", "O O", "a b", None),
+    ("slots", "O O", "O B-x", "a b", 0), ("slots", "B-x I-x", "broken", "a b", 0), ("tree", "( a b )", "( a", "a b", 0)])
+def test_agreement_where_there_is_nothing_to_compare_is_none(kind, a, b, words, found):
+    assert agreement(kind, [a], [b], [words]) == agreement(kind, [b], [a], [words]) == found
+
+
+def test_tags_may_stand_between_the_words_of_their_inputs():
+    inputs, gold, pred = ["fly to Rome", "O B-x"], ["fly O to O Rome B-city", "O O B-x B-y"], ["O O B-city", "O O B-x B-y"]
+    assert figures(slot_scores(gold, pred, inputs)) == (100, 100, 100, 100, 100)
+    assert slot_scores(["O O B-city"], [gold[0]], inputs[:1])["f1"] == 100
+    assert slot_scores(["O O B-city"], [gold[0]])["valid"] == 0             # whose words nobody knows
+
+
 def test_ten_thousand_deep():
     depth = 10_000
     penn = "(S (DT a) " * depth + "(NN b)" + ")" * depth

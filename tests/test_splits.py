@@ -209,7 +209,9 @@ GOOD = '{"input": "rye bread", "output": "B-food I-food"}'
     ('{"input": "rye \\ud83d", "output": "O O"}', "half of a surrogate pair"),
     ('{"input": "rye bread", "output": "O"}', "expected 2 tags"),
     ('{"input": "rye", "output": "B-fruit"}', "B-fruit"),
-    ('{"translation": {"parsed": "O"}}', 'expected "input"'),
+    ('{"translation": {"parsed": "O"}}', 'expected "unparsed" to be a string with words, found nothing'),
+    ('{"translation": {"unparsed": "rye", "unlabeled": "O"}}', 'expected "parsed" to be a string with words, found nothing'),
+    ('{"translation": "rye"}', 'expected "input"'),
 ])
 def test_bad_row_is_named_by_file_and_line(folder, line, expected):
     (folder / "labeled.jsonl").write_text(f"{GOOD}\n{line}\n{GOOD}\n")
@@ -488,6 +490,13 @@ def test_a_folders_files_reach_the_disk_before_its_name_does(tmp_path, monkeypat
     monkeypatch.setattr(os, "rename", lambda *names: (calls.append("rename"), rename(*names)))
     save_folder(tmp_path / "final", lambda folder: (folder.mkdir(), (folder / "weights").write_text("")))
     assert calls == ["weights", "final.part", "rename", tmp_path.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that nobody can write to")
+def test_file_that_cannot_be_written_is_named_not_the_one_beside_it():
+    with pytest.raises(OSError) as error:
+        write_atomically("/proc/self/labels.jsonl", "")
+    assert error.value.filename == "/proc/self/labels.jsonl"
 
 
 def test_what_an_interrupted_save_left_is_not_saved(tmp_path):

@@ -63,7 +63,7 @@ def test_a_bracket_needs_the_least_number_of_votes(least, kept):
 def test_tree_worked_example(gold):
     TREE.check("The cat sat", gold)
     assert TREE.pieces("The cat sat", gold) == ["(", "(", "The", "cat", ")", "sat", ")"]
-    assert TREE.write(["The", "cat", "sat"], TREE.pieces("The cat sat", gold)) == "( ( The cat ) sat )"
+    assert TREE.write(TREE.pieces("The cat sat", gold)) == "( ( The cat ) sat )"
     assert TREE.read("The cat sat", gold) == "( ( The cat ) sat )"
 
 
@@ -139,7 +139,7 @@ def test_random_walks_give_bracketings_of_the_sentence(n_words):
         sentence = random_sentence(rng, n_words)
         words = split_words(sentence)
         pieces = walk(TreeState(words), rng, 3 * n_words + 2)
-        output = TREE.write(words, pieces)
+        output = TREE.write(pieces)
         tree = read_bare(output)
         assert tree.words == [unescape(escape(word)) for word in words]
         assert pieces.count("(") == pieces.count(")") <= max(1, n_words - 1)
@@ -230,7 +230,7 @@ def test_slots_worked_example():
         SLOTS.check("to San Francisco", gold)
         assert SLOTS.pieces("to San Francisco", gold) == ["to", "O", "San", "B-x", "Francisco", "I-x"]
         assert SLOTS.read("to San Francisco", gold) == "O B-x I-x"
-    assert SLOTS.write(["to", "San", "Francisco"], ["to", "O", "San", "B-x", "Francisco", "I-x"]) == "O B-x I-x"
+    assert SLOTS.write(["to", "O", "San", "B-x", "Francisco", "I-x"]) == "O B-x I-x"
 
 
 def test_words_that_look_like_tags_are_words():
@@ -287,7 +287,7 @@ def test_random_walks_give_one_known_tag_a_word_and_no_stray_continuation(n_word
         sentence = random_sentence(rng, n_words)
         words = split_words(sentence)
         pieces = walk(SlotState(words, SLOTS.tags), rng, 2 * n_words)
-        output = SLOTS.write(words, pieces)
+        output = SLOTS.write(pieces)
         tags = output.split(" ")
         SLOTS.check(sentence, output)
         assert pieces[::2] == words and len(tags) == n_words

@@ -24,6 +24,7 @@ import torch  # noqa: E402
 import student as students  # noqa: E402
 from data.runs import Settings  # noqa: E402
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
+from data.models import device_named  # noqa: E402
 from data.splits import DataError, Example, load_data  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
@@ -87,7 +88,7 @@ class Trial:
     def on_which_students_agree(self, seed):
         """The inputs whose label is most like that of a student of the other half."""
         others = self.relabelled(seed)
-        return self.best(lambda x: agreement(self.task.kind, [self.prompts[0][x].output], [others[x].output], [x]))
+        return self.best(lambda x: agreement(self.task.kind, [self.prompts[0][x].output], [others[x].output], [x]) or 0.0)
 
     def variants(self):
         """{name: (examples of a seed, {what is trained with otherwise})}"""
@@ -188,7 +189,7 @@ def main():
     inputs = list(dict.fromkeys(x.input for x in data.unlabeled))
     if not data.valid or None in [x.output for x in data.unlabeled + data.valid]:
         raise DataError(f"{args.data}: expected gold in valid.jsonl and unlabeled.jsonl")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_named("auto")
     teacher = make_teacher(args.teacher, task, data, device=device, votes=args.prompts)
     answers = teacher.answers(inputs) if args.prompts > 1 else [label_with_cache(teacher, inputs, cache_file(teacher))]
     prompts = [read_answers(task, given) for given in answers]
