@@ -315,7 +315,8 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
 
     A last line cut off by a crash is dropped. Labels of other inputs in the file are left alone. Where some are missing and another
     process is just adding to the file, this one waits for it to finish and reads what it has added before it asks the teacher.
-    `on_labelled(labels, seconds)` is called if the teacher was asked: how many labels it gave, and how long it took.
+    `on_labelled(labels, seconds)` is called if the teacher was asked: how many labels it gave, and how long it took. Where labelling was
+    interrupted, scores may differ in the sixth decimal.
     """
     cache = Path(cache)
     known = dict.fromkeys(inputs)
