@@ -10,10 +10,10 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What the cell tagged "parameters" is followed by: whichever of these names it sets. The data is the bundled sample.
-MINIATURE = {"DATA": "data/craft", "UNLABELED": 24, "TEST": 12, "SHOWN": 8, "EPOCHS": 1, "GOLD_EPOCHS": 1, "SEEDS": [0],
-             "AMOUNTS": [12, 24], "SIZES": [5, 10], "STAGE_COUNTS": [1, 2]}
+MINIATURE = {"DATA": "data/craft", "UNLABELED": 16, "TEST": 8, "SHOWN": 6, "EPOCHS": 1, "GOLD_EPOCHS": 1, "SEEDS": [0],
+             "AMOUNTS": [8, 16], "SIZES": [4, 8], "STAGE_COUNTS": [1, 2]}
 FEWER_STEPS = 'import student; student.RECIPES["tiny"].min_steps = 10'              # 300, where a notebook names no epochs
-FEW = {"labeled.jsonl": 12, "valid.jsonl": 10}              # so many of its sentences
+FEW = {"labeled.jsonl": 8, "valid.jsonl": 4}              # so many of its sentences
 
 
 def cells(notebook, kind="code"):
