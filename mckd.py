@@ -117,16 +117,17 @@ class Student:
 
     def label(self, inputs):
         """Its labels {input: Label} of these sentences; of a student that is finished those that it gave then."""
-        shared = self.which != "final" and not self.run.settings.out            # with runs of more or fewer stages
-        compared = self.run.test_inputs + ([] if self.which == "final" else self.run.held_out)
-        if not self.is_finished() and not (shared and adopt_student(self.run.folder, self.stage, self.name, inputs + compared)):
+        run, kept = self.run, self.is_finished()
+        shared = self.which != "final" and not run.settings.out                 # with runs of more or fewer stages
+        compared = run.test_inputs + ([] if self.which == "final" else run.held_out)
+        if not (kept or shared and adopt_student(run, self.stage, self.name, inputs + compared)):
             self.learn_and_label(inputs, compared)
         self.y = None                               # the run keeps its students, to score them; their labels need not stay
-        return self.given(inputs)
+        return self.given(inputs, run.check_label if kept else None)
 
-    def given(self, inputs):
+    def given(self, inputs, check=None):
         """The labels that it gave these inputs, as they were kept."""
-        return kept_labels(self.file, inputs, self.run.task, "delete it to train this student again")
+        return kept_labels(self.file, inputs, "delete it to train this student again", check)
 
     def learn_and_label(self, inputs, compared):
         """Train it; then it labels `inputs`, for the next pair, and `compared`, on which students are scored and compared."""
@@ -148,7 +149,7 @@ class Student:
         if self.which == "final":
             save_folder(run.folder / "final", lambda folder: save_student(student, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
-                               "seconds": round(time.perf_counter() - began, 1)})
+                               "seconds": round(time.perf_counter() - began, 1), "made_with": run.made_with})
         write_jsonl(self.file, labels)
 
     def fit(self, student, examples, recipe, seed, what):
@@ -256,7 +257,7 @@ def execute(settings):
     torch.set_num_threads(THREADS)                                      # whatever an interrupted pair has left
     run, teacher, config = make_run(settings)
     with alone_in(run.folder):
-        open_folder(run.folder, config, run.device)
+        run.made_with = open_folder(run.folder, config, run.device)
         if ignored := settings.ignored():
             what = f"--method {settings.method}" if settings.method in ("sft", "teacher") else "--stages 1"
             print(f"{what} takes no notice of {', '.join(ignored)}", file=sys.stderr)

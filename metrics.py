@@ -318,11 +318,9 @@ def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
 
 
 def _tags(text: str, sentence: str | None) -> list[str]:
-    # The tags alone, where they stand between the words of their sentence. A prediction of too few or many stays what it is.
-    try:
-        return SlotTask({}).read_tags(sentence or "", text)
-    except ValueError:
-        return split_words(text)
+    # The tags alone, where they stand between the words of their sentence.
+    found = split_words(text)
+    return found[1::2] if sentence and len(found) % 2 == 0 and found[::2] == split_words(sentence) else found
 
 
 def _predicted_tags(text: str, count: int, sentence: str | None = None) -> list[str] | None:
@@ -374,17 +372,15 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     no such sentence, or no slot on either side.
     """
     _check_kind(kind)
-    items = [(a_text, b_text, split_words(sentence)) for a_text, b_text, sentence in _items(a, b, inputs)]
+    items, f1s = list(_items(a, b, inputs)), []
     if kind == "slots":                     # over all chunks
-        a_chunks, b_chunks = ({(i, *chunk) for i, (*texts, words) in enumerate(items)
-                               for chunk in chunks(_predicted_tags(texts[side], len(words)) or [])} for side in (0, 1))
-        both = len(a_chunks) + len(b_chunks)
-        return _percent(2 * len(a_chunks & b_chunks), both) if both else None
-    f1s = []
-    for a_text, b_text, words in items:
-        if kind == "text":
-            f1s.append(text_scores([a_text], [b_text])["f1"] if split_words(a_text) else 0.0)           # two empty texts are no answers
-            continue
+        one, other = ({(i, *chunk) for i, (*texts, sentence) in enumerate(items)
+                       for chunk in chunks(_predicted_tags(texts[side], len(split_words(sentence)), sentence) or [])} for side in (0, 1))
+        return _percent(2 * len(one & other), len(one) + len(other)) if one or other else None
+    if kind == "text":                      # two empty texts are no answers
+        f1s = [text_scores([a_text], [b_text])["f1"] if split_words(a_text) else 0.0 for a_text, b_text, _ in items]
+    for a_text, b_text, sentence in items if kind == "tree" else []:
+        words = split_words(sentence)
         keep = [not is_punctuation(unescape(word)) for word in words]
         if sum(keep) > 1:
             a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))

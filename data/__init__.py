@@ -1,10 +1,10 @@
-"""Reading and writing the data: splits, and how an answer is written as a sequence and read back.
+"""All but the method itself: data folders, how an answer is written as a sequence, models and decoding, runs and their folders.
 
     splits.py      a data folder (task.json and four .jsonl files) <-> lists of examples; files that appear whole or not at all
     trees.py       Penn, labelled and bare trees: reading, cleaning, writing, drawing, spans
     tasks.py       tree, slots, text: what a target sequence looks like, how it is checked and repaired
     noise.py       gold with errors made to measure, for teaching
-    models.py      pretrained models, loaded; the type in which a device computes fastest
+    models.py      pretrained models, loaded; devices, and the type in which one computes fastest
     api.py         a chat model behind an OpenAI-compatible server
     vocabulary.py  the vocabulary of `tiny`, trained on a run's own inputs
     decoding.py    decoding under the task's constraint, so that every output is a well-formed answer about its own input

@@ -71,7 +71,7 @@ def check_place(folder):
 
 def open_folder(folder, settings, device):
     """Make the run's folder, or find it as a run with the same `settings` (a dict) left it. DataError where a run with other settings has
-    trained a student there; where it has not, what it left is deleted."""
+    trained a student there; where it has not, what it left is deleted. Returns a digest of MADE_WITH, as it is here."""
     libraries = (torch, transformers, tokenizers, sentencepiece)
     versions = {"python": platform.python_version(), **{library.__name__: library.__version__ for library in libraries}}
     here = {"settings": settings, "code": source_digest(), "versions": versions, "threads": torch.get_num_threads(),
@@ -92,8 +92,7 @@ def open_folder(folder, settings, device):
     if (events := log.read_bytes()) and not events.endswith(b"\n"):                            # cut off by a crash
         write_atomically(log, events[:events.rfind(b"\n") + 1])
     logged(folder)                                      # what is damaged is said now, not after hours
-    if begun and not same and not (folder / "results.json").exists():               # config.json tells how the run began
-        log_event(folder, {"event": "continued", "with": {name: here[name] for name in (*MADE_WITH, "git_commit")}})
+    return hashlib.sha256(json.dumps([here[name] for name in MADE_WITH]).encode()).hexdigest()[:16]
 
 
 def compare(folder, here, begun):
@@ -133,11 +132,11 @@ def read_config(folder):
         raise DataError(f"{folder}/config.json: expected the settings of a run ({error!r})") from None
 
 
-def kept_labels(file, inputs, task, remedy):
+def kept_labels(file, inputs, remedy, check=None):
     """The labels {input: Label} that a file of a run holds of these inputs; DataError, with the `remedy`, where it is damaged or has lost
-    some."""
+    some. `check`: as in read_labels."""
     try:
-        found = read_labels(file, inputs, task.pieces)
+        found = read_labels(file, inputs, check)
     except DataError as error:
         raise DataError(f"{error}; {remedy}") from None
     if missing := sum(label is None for label in found.values()):
@@ -145,28 +144,29 @@ def kept_labels(file, inputs, task, remedy):
     return found
 
 
-def adopt_student(folder, stage, name, inputs):
-    """Copy a student from a run beside this one that differs only in its number of stages and learnt from the same labels: it is the same
-    student. What is copied are its labels (these inputs' must be among them) and its lines of the log. Returns whether there was one."""
-    def about(run):
-        found = read_config(run)
+def adopt_student(run, stage, name, inputs):
+    """Copy a student from a run beside this one that differs only in its number of stages, where it learnt from the same labels, by the
+    same code and on the same device: it is the same student. What is copied are its labels (these inputs' must be among them, undamaged)
+    and its lines of the log. Returns whether there was one."""
+    folder = run.folder
+
+    def about(place):
+        found = read_config(place)
         return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
     learnt = Path("pseudolabels", f"stage{stage - 1}.jsonl")
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent
         try:
-            same = about(other) == about(folder) and filecmp.cmp(other / learnt, folder / learnt, shallow=False) \
-                and None not in read_labels(labels, inputs).values()
-            events = logged(other) if same else []
-            if any(event.get("event") == "continued" for event in events):          # with other code, say, than its config.json names
-                continue
+            events = [event for event in logged(other) if event.get("student") == name]
+            same = (events and events[-1].get("made_with") == run.made_with and about(other) == about(folder)
+                    and filecmp.cmp(other / learnt, folder / learnt, shallow=False)
+                    and None not in read_labels(labels, inputs, run.check_label).values())
         except (OSError, ValueError):                   # no run's folder, or a damaged one
             continue
         if same:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
             for event in events:
-                if event.get("student") == name:
-                    log_event(folder, event)
+                log_event(folder, event)
             write_atomically(folder / "students" / labels.name, labels.read_bytes())
             return True
     return False
@@ -247,7 +247,7 @@ def logged(folder):
     try:
         events = [parse_object(line, f"{folder}/log.jsonl:{number}") for number, line in enumerate(lines, 1)]
     except DataError as error:
-        raise DataError(f"{error}; that line can be deleted: the log only tells how long things took, and losses") from None
+        raise DataError(f"{error}; that line can be deleted: the log tells only losses, how long work took, and what did it") from None
     for number, event in enumerate(events, 1):
         if type(event.get("seconds", 0)) not in (int, float) or type(event.get("student", "")) is not str:
             raise DataError(f"{folder}/log.jsonl:{number}: expected seconds to be a number and student a name")

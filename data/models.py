@@ -153,14 +153,14 @@ def context_length(model):
 
 
 def device_named(name):
-    """The torch.device that --device names, `auto`: cuda where there is one; DataError where there is none here."""
+    """The torch.device that --device names (`auto`: cuda where there is one, else cpu); DataError where it cannot be used here."""
     name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         probe = torch.zeros(1, device=name)
         probe.item()                                                    # "meta" is a device without values
         return probe.device
     except (RuntimeError, AssertionError, ImportError):
-        raise DataError(f"--device {name}: expected a device that PyTorch has here, such as cpu") from None
+        raise DataError(f"device {name}: expected one that PyTorch can use here, such as cpu") from None
 
 
 def fast_bf16(device):

@@ -105,6 +105,7 @@ class Run:
     folder: Path
     device: torch.device
     metrics: object                         # the module, passed in: it imports this package, never the reverse
+    made_with: str = ""                     # a digest of the code, versions and device, as open_folder has it
     students: list = field(default_factory=list)
 
     @property
@@ -176,7 +177,12 @@ class Run:
     def pseudolabels(self, stage):
         """What `save_pseudolabels` saved. DataError where the file has lost some."""
         file = self.folder / "pseudolabels" / f"stage{stage}.jsonl"
-        return kept_labels(file, self.unlabeled_inputs, self.task, f"delete {self.folder} to make it anew")
+        return kept_labels(file, self.unlabeled_inputs, f"delete {self.folder} to make it anew", self.check_label)
+
+    @property
+    def check_label(self):
+        """check(input, output), which raises ValueError for a label that is no answer about its input; None for free text."""
+        return None if self.task.kind == "text" else self.task.check
 
     def pseudolabel_f1(self, stage):
         """F1 of these pseudolabels against the unlabeled split's gold, to report only; None where there is no gold."""
@@ -189,9 +195,9 @@ class Run:
         return [student for student in self.students if student.stage == stage and student.which != "final"]
 
     def agreement(self, stage):
-        """F1 between a pair's labels of inputs that neither was trained on; None where there are none. Two that were trained on
-        different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without
-        gold, but a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
+        """F1 between a pair's labels of inputs that neither was trained on; None where there is nothing to compare. Two that were trained
+        on different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without gold, but
+        a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
         if not self.held_out:
             return None
         one, other = ([found.output for found in student.given(self.held_out).values()] for student in self.pair(stage))
@@ -230,10 +236,10 @@ class Run:
             before, least = self.agreement(stage - 1), LEAST_RISE
             what, kept = "agreement in the stage before", f"stage {stage - 1}"
         agreed = self.agreement(stage)
-        better = None not in (agreed, before) and agreed >= before + least
-        needed = "a slot or a bracket to compare" if before is None else f"{before + least:.2f} ({what} {before}, and {least})"
+        agreed, before = agreed or 0.0, before or 0.0               # None where there is nothing to compare
+        better = agreed >= before + least
         verdict = "its labels are used" if better else f"its labels are left out, the last student learns those of {kept}"
-        print(f"Stage {stage}: agreement {agreed}, needed {needed}: {verdict}", flush=True)
+        print(f"Stage {stage}: agreement {agreed}, needed {before + least:.2f} ({what} {before}, and {least}): {verdict}", flush=True)
         return better
 
     def score_test(self, labels):

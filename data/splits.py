@@ -5,7 +5,7 @@
            unlabeled.jsonl   the many inputs; an output, where there is one, only serves to report, never to train or to choose
                              (except that `--teacher noisy:RATE` makes its labels of it)
            valid.jsonl       gold to choose settings by, yourself; a run only compares two students on its inputs (may be missing)
-           test.jsonl        gold to score with (may be missing: then there are no scores)
+           test.jsonl        gold to score with (may be missing: then there are no scores; mckd.py --method teacher needs it)
 
 Words of an input are separated by single spaces. The rows of the paper's authors are read as well:
 {"translation": {"unparsed": sentence, "unlabeled": pseudolabel, "parsed": gold Penn tree}}.
@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -202,13 +203,12 @@ def fixed_sample(items: list, most: int) -> list:
 
 
 def read_labels(path: str | Path, inputs: Iterable[str], check: Callable[[str, str], object] | None = None) -> dict[str, Label | None]:
-    """input -> Label, for these inputs alone: the file may hold many more. None for an input that it has no label of. `check`: as above,
-    of all that it holds.
+    """input -> Label, for these inputs alone: the file may hold many more. None for an input that it has no label of. `check`: as above.
 
     Where nothing is asked for, the file is not read: it may be empty.
     """
     found = dict.fromkeys(inputs)
-    for row in read_pseudolabels(path, check) if found else []:
+    for row in read_pseudolabels(path, check and (lambda input, output: input in found and check(input, output))) if found else []:
         if row.input in found:
             found[row.input] = row
     return found
@@ -357,10 +357,12 @@ def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> 
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        error.filename = str(path)          # a full disk does not say where, a folder that is not writable names the file beside
+        if error.filename in (None, str(beside)):                       # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):                                         # its folder may be none
+            beside.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 

@@ -28,7 +28,7 @@ class LabelledPool:
 
     def agreement_with_llm(self, labels, inputs):
         """The same measure against the LLM's labels, right or wrong."""
-        return agreement(self.task.kind, [labels[x].output for x in inputs], [self.y_0[x].output for x in inputs], inputs)
+        return agreement(self.task.kind, [labels[x].output for x in inputs], [self.y_0[x].output for x in inputs], inputs) or 0.0
 
     def ranked(self, inputs):
         """The inputs, from the one whose label by the LLM has the lowest F1 to the one with the highest; without those where there is

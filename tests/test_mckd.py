@@ -584,18 +584,24 @@ def test_file_of_a_run_that_is_damaged_is_said_with_the_remedy(file, remedy, her
 
 @pytest.mark.parametrize("file, remedy", [("pseudolabels/stage0", "delete run to make it anew"),
                                           ("students/stage1_A", "delete it to train this student again")])
-def test_label_that_is_no_answer_any_more_is_said_with_its_line(file, remedy, here, monkeypatch):
+@pytest.mark.parametrize("kind, damage, said", [("tree", (' )"', '"'), "expected a bracketing"), ("slots", ('": "', '": "B-zebra '), "expected . tags"),
+                                                ("slots", ("O", "B-zebra"), "unknown tag 'B-zebra'")])
+def test_label_that_is_no_answer_any_more_is_said_with_its_line(kind, damage, said, file, remedy, here, monkeypatch):
     """Before a student learns it, and before it has a vote."""
-    make_folder(here / "data", "tree")
+    make_folder(here / "data", kind)
     arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages", 2, "--out", "run"]
     Spy(monkeypatch, breaks_at=2)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *arguments)
     rows = (here / f"run/{file}.jsonl").read_text().splitlines(keepends=True)
-    for at in range(len(rows)):                         # whichever half it is of
-        (here / f"run/{file}.jsonl").write_text("".join([*rows[:at], rows[at].replace(' )"', '"', 1), *rows[at + 1:]]))
+    for at in range(6):                                 # labels that students learn, or relabel
+        start, end = rows[at].split('"output')
+        damaged = f'{start}"output{end.replace(*damage, 1)}'
+        if damaged == rows[at]:
+            continue
+        (here / f"run/{file}.jsonl").write_text("".join([*rows[:at], damaged, *rows[at + 1:]]))
         students = Spy(monkeypatch).students
-        with pytest.raises(DataError, match=f"run/{file}.jsonl:{at + 1}: expected a bracketing.*; {remedy}"):
+        with pytest.raises(DataError, match=f"run/{file}.jsonl:{at + 1}: {said}.*; {remedy}"):
             run(monkeypatch, *arguments)
         assert not students
 
@@ -910,17 +916,33 @@ def test_changed_code_is_said_and_its_students_are_not_adopted(here, monkeypatch
 
 
 def test_students_of_a_run_that_went_on_with_other_code_are_not_adopted(here, monkeypatch):
+    """What counts is what each student was trained with, not what config.json names, which tells how the run began."""
     make_folder(here / "data")
-    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages"]
-    Spy(monkeypatch, breaks_at=2)
-    with pytest.raises(KeyboardInterrupt):
-        run(monkeypatch, *arguments, 3)
-    with monkeypatch.context() as patched:
-        patched.setattr(folders, "source_digest", lambda: "other")
-        assert Spy(patched).students == [] and run(patched, *arguments, 3) is None
+
+    def trained(stages, code, breaks_at=None):
+        monkeypatch.setattr(folders, "source_digest", lambda: code)
+        spy = Spy(monkeypatch, breaks_at)
+        with pytest.raises(KeyboardInterrupt) if breaks_at else nullcontext():
+            run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", stages)
+        return len(spy.students)
+    trained(3, "one", breaks_at=2)
+    assert trained(3, "other") == 3                     # the second pair and the last
+    assert trained(4, "one") == 5                       # the first pair is as here
+    shutil.rmtree(here / "runs/data-mckd4-noisy-0.1-tiny-seed0")
+    (here / "runs/data-mckd3-noisy-0.1-tiny-seed0/students/stage1_A.jsonl").unlink()        # of a finished run
+    assert trained(3, "other") == 1
+    assert trained(4, "one") == 6
+
+
+def test_damaged_student_of_another_run_is_not_adopted(here, monkeypatch):
+    make_folder(here / "data", "tree")
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 2)
+    labels = here / "runs/data-mckd2-noisy-0.1-tiny-seed0/students/stage1_A.jsonl"
+    labels.write_text(labels.read_text().replace(' )"', '"', 1))
     students = Spy(monkeypatch).students
-    run(monkeypatch, *arguments, 4)
-    assert len(students) == 7                           # though that run's config.json names this code
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 3)
+    assert len(students) == 4                           # B of the first pair is taken
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1051,9 +1073,15 @@ def test_stages_auto_without_inputs_to_compare_students_on_is_refused(here, monk
     assert not (here / "run").exists()
 
 
-@pytest.mark.parametrize("agreements, likeness, pairs", [([None], 10, 1), ([90], None, 1), ([90, None], 10, 2)])
-def test_stages_auto_end_where_there_is_nothing_to_compare(agreements, likeness, pairs, here, monkeypatch):
-    assert len(agreeing(here, monkeypatch, agreements, likeness)) == 2 * pairs + 1
+def test_stages_auto_end_where_there_is_nothing_to_compare(here, monkeypatch, capsys):
+    """Students that write no slot."""
+    make_folder(here / "data", "slots")
+    spy = Spy(monkeypatch)
+    write_jsonl(here / "labels.jsonl", [Example(x, " ".join("O" for _ in x.split())) for x in inputs_of("data")])
+    run(monkeypatch, "--data", "data", "--teacher", "replay:labels.jsonl", "--out", "run", "--stages", "auto")
+    first, = json.loads((here / "run/results.json").read_text())["stages"]
+    assert len(spy.students) == 3 and first["agreement"] is None and first["likeness"] is None and first["left_out"]
+    assert "Stage 1: agreement 0.0, needed 8.00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("likeness, pairs", [(42, 2), (42.1, 1)])
@@ -1415,8 +1443,10 @@ def test_labels_that_get_worse_are_said_below_the_table(learnt, said):
 @pytest.mark.skipif(not parallel.FORKS, reason="students work side by side only on Linux")
 def test_two_students_side_by_side_give_the_bytes_of_one_after_the_other(here, monkeypatch, capfd):
     make_folder(here / "data", "tree")
-    run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "side")
-    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys, "argv", ["mckd.py", *map(str, MINIATURE), "--stages", "2", "--out", "side"])
+    mckd.main()                                         # not quiet: with two progress bars
+    said = capfd.readouterr().err
+    assert "stage1_A: training" in said and "stage1_B: training" in said and "has failed" not in said and "Traceback" not in said
     monkeypatch.setattr(parallel, "FORKS", False)
     run(monkeypatch, *MINIATURE, "--stages", 2, "--out", "after")
     assert {name: content for name, content in files("side").items() if "labels" in name or "students" in name or "final" in name} \

@@ -36,7 +36,7 @@ def test_outputs_are_committed(notebook):
     assert sum(cell["metadata"].get("tags") == ["parameters"] for cell in code) == 1
 
 
-def execute(notebook, folder):
+def execute(notebook, folder, environment):
     """The notebook as it ran on a miniature setting in a clean checkout, which is made in `folder`: no runs, no corpora."""
     import nbclient
     import nbformat
@@ -58,7 +58,7 @@ def execute(notebook, folder):
     assert names
     book.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join([FEWER_STEPS, *(f"{name} = {MINIATURE[name]!r}" for name in names)])))
     client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(folder)}})
-    return client.execute(env={**os.environ, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"})
+    return client.execute(env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,12 @@ def running(request, tmp_path_factory):
     """{notebook: a future of it}, of those that are asked for. Two run at a time, each on a core of its own."""
     for package in ("nbformat", "nbclient", "matplotlib"):
         pytest.importorskip(package)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
     asked = [item.callspec.params["notebook"] for item in request.session.items if "running" in getattr(item, "fixturenames", ())]
-    with ThreadPoolExecutor(2) as pool:
-        yield {notebook: pool.submit(execute, notebook, tmp_path_factory.mktemp(notebook.stem)) for notebook in asked}
+    pool = ThreadPoolExecutor(2)
+    yield {notebook: pool.submit(execute, notebook, tmp_path_factory.mktemp(notebook.stem), environment) for notebook in asked}
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
