@@ -134,26 +134,26 @@ class Student:
         run, began = self.run, time.perf_counter()
         seed = random.Random(f"{run.settings.seed} {self.name}").randrange(2 ** 31)         # of order, dropout and --samples
         torch.set_num_threads(1 if self.one_core else THREADS)
-        student = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
-        student.seed, student.samples = seed, run.settings.samples
-        recipe = RECIPES[student.kind].changed(epochs=run.settings.epochs, lr=run.settings.lr, batch_size=run.settings.batch_size)
+        model = make_student(run.settings.student, run.task, run.vocabulary_texts, run.settings.seed, run.device)
+        model.seed, model.samples = seed, run.settings.samples
+        recipe = RECIPES[model.kind].changed(epochs=run.settings.epochs, lr=run.settings.lr, batch_size=run.settings.batch_size)
         # These labels are for this student alone. Taken out of y, they leave room in memory for those that it will give.
         examples = chain((Example(x, self.y.pop(x).output) for x in self.D), self.gold * run.settings.gold_copies)
-        self.fit(student, examples, recipe, seed, "training")
+        self.fit(model, examples, recipe, seed, "training")
         if self.gold:
-            self.fit(student, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
+            self.fit(model, self.gold, recipe.on_gold(run.settings.gold_epochs), seed, "finetuning on gold")
         weight = run.settings.teacher_weight
         y_0 = read_labels(run.folder / "pseudolabels" / "stage0.jsonl", inputs) if inputs and weight else {}    # of what it relabels
-        labels = label(student, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
+        labels = label(model, list(dict.fromkeys(inputs + compared)), f"{self.name}: labelling", run.settings.quiet, self.place,
                        samples=run.settings.samples, beside=y_0, weight=weight)
         if self.which == "final":
-            save_folder(run.folder / "final", lambda folder: save_student(student, folder))
+            save_folder(run.folder / "final", lambda folder: save_student(model, folder))
         log_event(run.folder, {"event": "student", "student": self.name, "trained_on": len(self.D),
                                "seconds": round(time.perf_counter() - began, 1), "made_with": run.made_with})
         write_jsonl(self.file, labels)
 
-    def fit(self, student, examples, recipe, seed, what):
-        train(student, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
+    def fit(self, model, examples, recipe, seed, what):
+        train(model, examples, recipe, seed, f"{self.name}: {what}", self.run.settings.quiet,
               lambda epoch: log_event(self.run.folder, {"event": "epoch", "student": self.name, "what": what, **epoch}), self.place)
 
     def test_scores(self):
