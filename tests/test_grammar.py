@@ -192,6 +192,13 @@ def test_command_line_writes_a_whole_folder(tmp_path, monkeypatch, capsys):
     assert "1,000 sentences" in capsys.readouterr().out
 
 
+def test_a_negative_seed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "more"), "--seed", "-1"])
+    with pytest.raises(DataError, match="--seed: expected a number of at least 0, found -1"):
+        grammar.main()
+    assert not (tmp_path / "more").exists()
+
+
 def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "file")])

@@ -327,6 +327,12 @@ def test_broken_and_unknown_archives(tmp_path):
             read_source(tmp_path / name, FILES["craft"])
 
 
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(DataError, match="--seed: expected a number of at least 0, found -1"):
+        main(["atis", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "-1"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
 def test_an_archive_with_a_damaged_header_loses_nothing_in_silence(ending, tmp_path):
     """tarfile takes such a header for the end of the archive."""
