@@ -36,7 +36,7 @@ from itertools import accumulate
 
 from data.command import CommandLine, run_command
 from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
-from data.tasks import BIO, SlotTask
+from data.tasks import BIO, SlotTask, without_words
 from data.trees import Tree, clean, escape, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
 
@@ -287,7 +287,7 @@ def slot_scores(gold: list[str], pred: list[str], inputs: list[str] | None = Non
     """
     counts = []
     for number, (gold_text, pred_text, sentence) in enumerate(_items(gold, pred, inputs), 1):
-        gold_tags = _tags(gold_text, sentence)
+        gold_tags = without_words(split_words(sentence or ""), split_words(gold_text))
         for position, tag in enumerate(gold_tags, 1):
             if not BIO.fullmatch(tag):
                 raise GoldError(number, f"expected BIO tags (O, B-label, I-label): tag {position} is `{tag}`")
@@ -317,15 +317,9 @@ def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-def _tags(text: str, sentence: str | None) -> list[str]:
-    # The tags alone, where they stand between the words of their sentence.
-    found = split_words(text)
-    return found[1::2] if sentence and len(found) % 2 == 0 and found[::2] == split_words(sentence) else found
-
-
 def _predicted_tags(text: str, count: int, sentence: str | None = None) -> list[str] | None:
     # None for a prediction that is not `count` tags.
-    tags = _tags(text, sentence)
+    tags = without_words(split_words(sentence or ""), split_words(text))
     return tags if len(tags) == count and all(map(BIO.fullmatch, tags)) else None
 
 
@@ -372,19 +366,21 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     no such sentence, or no slot on either side.
     """
     _check_kind(kind)
-    items, f1s = list(_items(a, b, inputs)), []
+    items = list(_items(a, b, inputs))
     if kind == "slots":                     # over all chunks
         one, other = ({(i, *chunk) for i, (*texts, sentence) in enumerate(items)
                        for chunk in chunks(_predicted_tags(texts[side], len(split_words(sentence)), sentence) or [])} for side in (0, 1))
         return _percent(2 * len(one & other), len(one) + len(other)) if one or other else None
     if kind == "text":                      # two empty texts are no answers
         f1s = [text_scores([a_text], [b_text])["f1"] if split_words(a_text) else 0.0 for a_text, b_text, _ in items]
-    for a_text, b_text, sentence in items if kind == "tree" else []:
-        words = split_words(sentence)
-        keep = [not is_punctuation(unescape(word)) for word in words]
-        if sum(keep) > 1:
-            a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
-            f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
+    else:
+        f1s = []
+        for a_text, b_text, sentence in items:
+            words = split_words(sentence)
+            keep = [not is_punctuation(unescape(word)) for word in words]
+            if sum(keep) > 1:
+                a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
+                f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
     return sum(f1s) / len(f1s) if f1s else None
 
 

@@ -151,8 +151,7 @@ def adopt_student(run, stage, name, inputs):
     folder = run.folder
 
     def about(place):
-        found = read_config(place)
-        return {**found, "settings": {**settings_that_count(found["settings"]), "stages": None}, "git_commit": None}
+        return {**settings_that_count(read_config(place)["settings"]), "stages": None}
     learnt = Path("pseudolabels", f"stage{stage - 1}.jsonl")
     for labels in sorted(folder.parent.glob(f"*/students/{name}.jsonl")):
         other = labels.parent.parent

@@ -198,8 +198,6 @@ class Run:
         """F1 between a pair's labels of inputs that neither was trained on; None where there is nothing to compare. Two that were trained
         on different halves agree where they have learnt the same pattern, and less where they guess: a sign of quality without gold, but
         a hopeful one, because errors that both have learnt from the same teacher count as agreement."""
-        if not self.held_out:
-            return None
         one, other = ([found.output for found in student.given(self.held_out).values()] for student in self.pair(stage))
         return self.alike(one, other, self.held_out)
 

@@ -172,13 +172,17 @@ def read_jsonl(path: str | Path, check: Callable[[str, str], None] | None = None
         sentence, output = _sentence(row, where), row.get("output")
         if gold or output is not None:
             output = _text(row, "output", where)
-            try:
-                if check is not None:
-                    check(sentence, output)
-            except ValueError as error:
-                raise DataError(f"{where}: {error}") from None
+            _check(check, sentence, output, where)
         examples.append(Example(sentence, output))
     return examples
+
+
+def _check(check: Callable[[str, str], object] | None, sentence: str, output: str, where: str) -> None:
+    try:
+        if check is not None:
+            check(sentence, output)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def read_pseudolabels(path: str | Path, check: Callable[[str, str], object] | None = None) -> Iterator[Label]:
@@ -189,11 +193,7 @@ def read_pseudolabels(path: str | Path, check: Callable[[str, str], object] | No
         if score is not None and not (type(score) in (int, float) and abs(score) <= sys.float_info.max):
             raise DataError(f'{where}: expected "score" to be a number, found {_show(score)}')
         found = Label(_sentence(row, where), _text(row, "output", where, empty=True), score)
-        try:
-            if check is not None:
-                check(found.input, found.output)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from None
+        _check(check, found.input, found.output, where)
         yield found
 
 

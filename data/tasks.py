@@ -193,6 +193,11 @@ class TreeTask:
         return draw(read_tree(output, split_words(input)))
 
 
+def without_words(words, pieces):
+    """The tags alone, where they stand interleaved with these words; other pieces as they are."""
+    return pieces[1::2] if len(pieces) == 2 * len(words) and pieces[::2] == words else pieces
+
+
 class SlotState:
     """What may come next in words interleaved with BIO tags: `list O state B-x`. I-x only continues an x."""
 
@@ -244,9 +249,8 @@ class SlotTask:
 
     def read_tags(self, input, output):
         """One tag a word from `B-x O …` or from the interleaved form; ValueError where the counts differ."""
-        words, found = split_words(input), split_words(output)
-        if len(found) == 2 * len(words) and found[::2] == words:
-            found = found[1::2]
+        words = split_words(input)
+        found = without_words(words, split_words(output))
         if len(found) != len(words):
             raise ValueError(f"expected {len(words)} tags, one a word, found {len(found)}")
         return found
