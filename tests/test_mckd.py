@@ -835,16 +835,48 @@ def test_student_that_has_lost_a_label_or_learnt_others_is_not_adopted(file, cha
     assert len(students) == trained
 
 
-def test_students_of_a_damaged_run_beside_are_not_adopted(here, monkeypatch):
-    make_folder(here / "data")
+@pytest.mark.parametrize("kind, damage", [("text", lambda content: content[:30]), ("tree", lambda content: content.replace(b' )"', b'"', 1))],
+                         ids=["cut off within a line", "no tree any more"])
+def test_students_of_a_damaged_run_beside_are_not_adopted(kind, damage, here, monkeypatch):
+    make_folder(here / "data", kind)
     arguments = ["--data", "data", "--teacher", "noisy:0.1"]
     Spy(monkeypatch)
     run(monkeypatch, *arguments, "--stages", 2)
     file, = (here / "runs").glob("*/students/stage1_A.jsonl")
-    file.write_bytes(file.read_bytes()[:30])                            # cut off within a line
+    file.write_bytes(damage(file.read_bytes()))
     students = Spy(monkeypatch).students
     run(monkeypatch, *arguments, "--stages", 3)
     assert len(students) == 4                                           # stage1_B alone is taken
+
+
+@pytest.mark.parametrize("changed", ["versions", "device", "threads", "precision"])
+def test_other_library_or_number_of_threads_is_said(here, monkeypatch, capsys, changed):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    arguments = ["--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--out", "run"]
+    run(monkeypatch, *arguments)
+    config = json.loads((here / "run/config.json").read_text())
+    (here / "run/config.json").write_text(json.dumps({**config, changed: "other"}))
+    capsys.readouterr()
+    run(monkeypatch, *arguments)
+    assert f"made with other {changed} than this" in capsys.readouterr().err
+
+
+def test_gold_of_test_sentences_is_said(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    shutil.copy(here / "data/labeled.jsonl", here / "data/test.jsonl")
+    for method, gold_epochs in (("mckd", 6), ("sft", 6), ("mckd", 0), ("teacher", 6)):
+        Spy(monkeypatch)
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--method", method, "--gold-epochs", gold_epochs)
+        said = "test inputs stand in the labeled split too; students learn their gold" in capsys.readouterr().err
+        assert said == (gold_epochs > 0 and method != "teacher")
+
+
+def test_vanilla_kd_says_that_its_teacher_has_no_votes(here, monkeypatch, capsys):
+    make_folder(here / "data")
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 1, "--samples", 4, "--teacher-weight", 2)
+    assert "--stages 1 takes no notice of --teacher-weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where, name, other", [
@@ -905,17 +937,6 @@ def test_students_of_a_run_that_went_on_with_other_code_are_not_adopted(here, mo
     (here / "runs/data-mckd3-noisy-0.1-tiny-seed0/students/stage1_A.jsonl").unlink()        # of a finished run
     assert trained(3, "other") == 1
     assert trained(4, "one") == 6
-
-
-def test_damaged_student_of_another_run_is_not_adopted(here, monkeypatch):
-    make_folder(here / "data", "tree")
-    Spy(monkeypatch)
-    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 2)
-    labels = here / "runs/data-mckd2-noisy-0.1-tiny-seed0/students/stage1_A.jsonl"
-    labels.write_text(labels.read_text().replace(' )"', '"', 1))
-    students = Spy(monkeypatch).students
-    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--stages", 3)
-    assert len(students) == 4                           # B of the first pair is taken
 
 
 # ---------------------------------------------------------------------------------------------------------------------
