@@ -31,7 +31,7 @@ from data.folders import adopt_student, alone_in, check_place, finished, kept_la
 from data.models import device_named, identified, load_config
 from data.parallel import train_and_label
 from data.runs import Run, Settings, summary
-from data.splits import DataError, Example, load_data, read_labels, save_folder, write_atomically, write_jsonl
+from data.splits import DataError, Example, check_least, load_data, read_labels, save_folder, write_atomically, write_jsonl
 from data.tasks import make_task
 from student import GOLD_COPIES, RECIPES, SAMPLES, label, make_student, save_student, student_kind, train, tuned_teacher
 from teacher import cache_file, check_options, label_with_cache, make_teacher, read_answers
@@ -93,8 +93,8 @@ class Student:
     """A student of this run, trained from a fresh initialisation (the same weights for all of a run's) on D with its labels y, then
     on the examples of `gold`.
 
-    It is trained when labels are first asked of it. They are kept in the run's folder, together with its labels of the
-    test split, so a run that goes on after an interruption does not train it again.
+    It is trained when labels are first asked of it. They are kept in the run's folder, together with those on which students are
+    scored and compared, so a run that goes on after an interruption does not train it again.
     """
 
     def __init__(self, run, stage, which, D, y, gold=()):
@@ -160,7 +160,7 @@ class Student:
         """"test_f1", "valid" and "complete" on the test split, with "seconds" of training and labelling."""
         found = self.run.score_test(self.given(self.run.test_inputs))
         return {"name": self.name, "trained_on": len(self.D), "test_f1": found.pop("f1"), **found,
-                "seconds": logged_seconds(self.run.folder, self.name)}
+                "seconds": logged_seconds(self.run.folder).get(self.name)}
 
 
 class CachedTeacher:
@@ -298,8 +298,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1,
                         help="run this many seeds, from --seed on (--out DIR then makes DIR-seedN), and print mean and deviation")
     args = vars(parser.parse_args())
-    if args["seeds"] < 1:
-        raise DataError(f"--seeds: expected at least 1, found {args['seeds']}")
+    check_least("--seeds", args["seeds"], 1)
     seeds = range(args["seed"], args["seed"] + args.pop("seeds"))
     settings = Settings(**args)
     for seed in (seeds[0], seeds[-1]):

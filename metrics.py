@@ -366,22 +366,20 @@ def agreement(kind: str, a: list[str], b: list[str], inputs: list[str]) -> float
     no such sentence, or no slot on either side.
     """
     _check_kind(kind)
-    items = list(_items(a, b, inputs))
-    if kind == "slots":                     # over all chunks
-        one, other = ({(i, *chunk) for i, (*texts, sentence) in enumerate(items)
-                       for chunk in chunks(_predicted_tags(texts[side], len(split_words(sentence)), sentence) or [])} for side in (0, 1))
-        return _percent(2 * len(one & other), len(one) + len(other)) if one or other else None
-    if kind == "text":                      # two empty texts are no answers
-        f1s = [text_scores([a_text], [b_text])["f1"] if split_words(a_text) else 0.0 for a_text, b_text, _ in items]
-    else:
-        f1s = []
-        for a_text, b_text, sentence in items:
-            words = split_words(sentence)
+    counts = []
+    for *texts, sentence in _items(a, b, inputs):
+        words = split_words(sentence)
+        if kind == "slots":
+            found = [chunks(_predicted_tags(text, len(words), sentence) or []) for text in texts]
+        elif kind == "text":                # two empty texts are no answers
+            found = [split_words(text) for text in texts]
+        else:
             keep = [not is_punctuation(unescape(word)) for word in words]
-            if sum(keep) > 1:
-                a_spans, b_spans = (_predicted_spans(text, words, keep) or set() for text in (a_text, b_text))
-                f1s.append(_percent(2 * len(a_spans & b_spans), len(a_spans) + len(b_spans)))
-    return sum(f1s) / len(f1s) if f1s else None
+            found = [_predicted_spans(text, words, keep) or [] for text in texts] if sum(keep) > 1 else None
+        if found and (kind != "slots" or any(found)):
+            one, other = map(Counter, found)
+            counts.append(((one & other).total(), one.total(), other.total(), False, False))
+    return _summary(counts, mean=kind != "slots")["f1"] if counts else None
 
 
 # ----------------------------------------------------------------------------------------------------

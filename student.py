@@ -12,7 +12,6 @@ import random
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import data  # noqa: F401 - first: it says how torch's threads wait
@@ -24,10 +23,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.command import CommandLine, run_command
 from data.decoding import AnyDecoder, PieceEncoder, make_cursor, softcapped, those_that_fit, write_batch
-from data.models import (autocast, context_length, device_named, fast_dtype, first_line, identified, load_causal_lm, load_config,
+from data.models import (autocast, context_length, device_named, fast_dtype, identified, load_causal_lm, load_config,
                          load_encoder_decoder)
 from data.packed import PackedDecoder
-from data.splits import DataError, Label, read_sentences, write_atomically
+from data.splits import DataError, Label, check_least, first_line, read_sentences, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
@@ -360,11 +359,8 @@ class TunedTeacher(Teacher):
 
     def __init__(self, spec, task, splits, seed, device, quiet=False):
         self.spec, self.task, self.labeled, self.seed, self.device, self.quiet = spec, task, splits.labeled, seed, device, quiet
-        self.student, self.texts = None, []
-        if student_kind(spec) == "tiny":                    # its vocabulary is made of these; a pretrained model needs none
-            self.texts = [x.input for x in splits.labeled + splits.unlabeled]
-            if task.kind == "text":
-                self.texts += [x.output for x in splits.labeled]
+        self.student = None
+        self.texts = splits.texts() if student_kind(spec) == "tiny" else []         # a pretrained model needs none
         self.name = f"tuned:{spec}, trained on {len(splits.labeled)} gold examples"
         recipes = {kind: vars(recipe) for kind, recipe in RECIPES.items()}
         self.key = json.dumps(["tuned", identified(spec), recipes, task.config(), seed, splits.labeled, self.texts])
@@ -381,8 +377,8 @@ def tuned_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), votes=
     model = spec.removeprefix("tuned:")
     if not model:
         raise DataError(f"--teacher {spec}: expected a model behind it, such as tuned:gguf:FILE")
-    members = [partial(TunedTeacher, model, task, splits, seed + 1000 * k, device, quiet) for k in range(votes)]
-    return VotingTeacher(task, members, quiet) if votes > 1 else members[0]()
+    members = [TunedTeacher(model, task, splits, seed + 1000 * k, device, quiet) for k in range(votes)]
+    return VotingTeacher(task, members, quiet) if votes > 1 else members[0]
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -390,13 +386,8 @@ def tuned_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), votes=
 
 def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
-    try:
-        student.model.save_pretrained(folder)
-        student.tokenizer.save_pretrained(folder)
-    except OSError:
-        raise
-    except Exception as error:                              # what the libraries make of a full disk
-        raise DataError(f"{folder}: the student cannot be written: {first_line(error)}") from None
+    student.model.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
     about = {"kind": student.kind, "seed": student.seed, "samples": student.samples, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)
@@ -435,8 +426,7 @@ def main():
     parser.add_argument("--samples", type=int,
                         help="outputs drawn for a sentence, and voted; 1: decode greedily (as in the run that trained it)")
     args = parser.parse_args()
-    if args.samples is not None and args.samples < 1:
-        raise DataError(f"--samples: expected at least 1, found {args.samples}")
+    check_least("--samples", args.samples, 1)
     student = load_student(args.model, device_named("auto"))
     if sys.stdin is None:
         raise DataError("standard input: expected a sentence a line, found it closed")

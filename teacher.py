@@ -6,15 +6,16 @@ Top to bottom: the prompt; what every teacher has, and how answers are read; a l
 the other teachers (a replay of labels made before, noise added to gold, an API); several teachers that vote; which teacher a
 command names; and the cache, to which labels are appended as they come.
 """
+import copy
 import hashlib
 import json
+import math
 import os
 import random
 import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from data.folders import one_at_a_time
 from data.models import context_length, converted_once, device_named, identified, load_causal_lm
 from data.noise import noisy
 from data.packed import PackedDecoder
-from data.splits import SPLITS, DataError, Label, load_data, place_of_labels, read_labels, read_pseudolabels, write_jsonl
+from data.splits import (SPLITS, DataError, Label, check_least, load_data, place_of_labels, read_labels, read_pseudolabels,
+                         write_jsonl)
 from data.tasks import make_task
 from data.trees import split_words
 
@@ -182,7 +184,7 @@ class ReplayTeacher(Teacher):
 
 class NoisyTeacher(Teacher):
     """Gold with seeded noise, for teaching and tests: no LLM. `noisy:0.3` is wrong in about three decisions of ten, as data/noise.py
-    says. The noise of an input depends on its words and the seed only, so it is the same in every run."""
+    says. The noise of an input depends on its words, the seed and the task's tags only, so it is the same in every run on the same data."""
 
     def __init__(self, rate, task, gold, seed):
         self.rate, self.task, self.gold, self.seed = rate, task, gold, seed
@@ -228,15 +230,14 @@ class VotingTeacher(Teacher):
 
     def __init__(self, task, members, quiet=False):
         self.task, self.members, self.quiet = task, members, quiet
-        made = [member() for member in members]
-        self.name = f"{made[0].name}; {len(made)} such labels of an input, voted"
-        self.key = json.dumps(["vote", *(member.key for member in made)])
+        self.name = f"{members[0].name}; {len(members)} such labels of an input, voted"
+        self.key = json.dumps(["vote", *(member.key for member in members)])
 
     def answers(self, inputs):
         """Every member's labels of the inputs, a list for each member."""
-        for make in self.members:
-            member = make()
-            yield label_with_cache(member, inputs, cache_file(member), self.quiet)
+        for member in self.members:
+            # The copy is what loads a model: it goes before the next one comes.
+            yield label_with_cache(copy.copy(member), inputs, cache_file(member), self.quiet)
 
     def label(self, inputs):
         for i, given in enumerate(zip(*self.answers(inputs))):
@@ -260,8 +261,7 @@ def voted(task, labels, other=None, weight=0):
 def check_options(spec, base_url, free, votes):
     """DataError where an option is given that the chosen teacher would ignore."""
     kind = spec.partition(":")[0]
-    if votes < 1:
-        raise DataError(f"--votes: expected at least 1, found {votes}")
+    check_least("--votes", votes, 1)
     if base_url and kind != "openai":                       # not shown: it may hold a key
         raise DataError(f"--base-url: expected --teacher openai:MODEL beside it, found --teacher {spec}")
     check_address(base_url or "")                           # for --method sft, too, which makes no server
@@ -278,7 +278,7 @@ def make_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), base_ur
     demonstrations = splits.labeled[:DEMONSTRATIONS[task.kind]]
     if votes > 1:
         shown = [demonstrations] + [random.Random(k).sample(splits.labeled, len(demonstrations)) for k in range(1, votes)]
-        return VotingTeacher(task, [partial(make_teacher, spec, task, replace(splits, labeled=some), seed, device, base_url, free)
+        return VotingTeacher(task, [make_teacher(spec, task, replace(splits, labeled=some), seed, device, base_url, free)
                                     for some in shown], quiet)
     kind, _, rest = spec.partition(":")
     if spec == "auto":
@@ -333,6 +333,8 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
             if missing := [input for input, label in known.items() if label is None]:
                 began = time.perf_counter()
                 for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
+                    if label.score is not None and not math.isfinite(label.score):
+                        raise DataError(f"{teacher.name}: the score of a label is {label.score}: are its weights damaged?")
                     known[label.input] = label
                     file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
                     file.flush()

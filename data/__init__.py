@@ -23,7 +23,7 @@ One folder a dataset (craft, ptb, atis, snips), each with a README: source, lice
 """
 import os
 
-# Threads that wait for each other spin for a moment and then sleep (on Linux; to be said before torch is loaded, so every module
+# Threads that wait for each other spin for a moment and then sleep (on Linux; to be said before torch is loaded, so what imports torch
 # imports this first). Spinning for longer, as is the default, slows all parts of a step where something else wants a core; sleeping at
 # once takes longer where nothing else does.
 if "OMP_WAIT_POLICY" not in os.environ:

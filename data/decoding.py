@@ -70,8 +70,8 @@ class Cursor:
     """
 
     def __init__(self, task, input, encode, rng=None):
-        self.task, self.words, self.encode, self.rng = task, split_words(input), encode, rng
-        self.state = task.start(self.words)
+        self.task, self.encode, self.rng = task, encode, rng
+        self.state = task.start(split_words(input))
         self.queue, self.pieces = [], []
         self.live, self.depth = [], 0           # the pieces still possible here, and how many tokens of them are written
         self.done, self.logprob, self.choices = False, 0.0, 0

@@ -4,7 +4,7 @@
              log.jsonl               one JSON object per epoch, student, stage and call of the teacher
              pseudolabels/           stage0.jsonl, stage1.jsonl, …: {"input", "output", "score"} a line, in the split's order
              students/               every student's labels, from which an interrupted run goes on
-             final/                  the last student: its weights (safetensors), its tokenizer
+             final/                  the last student: its weights (safetensors), its tokenizer, and student.json: what else it needs
              results.json, report.md
 """
 import errno
@@ -160,7 +160,7 @@ def adopt_student(run, stage, name, inputs):
             same = (events and events[-1].get("made_with") == run.made_with and about(other) == about(folder)
                     and filecmp.cmp(other / learnt, folder / learnt, shallow=False)
                     and None not in read_labels(labels, inputs, run.check_label).values())
-        except (OSError, ValueError):                   # no run's folder, or a damaged one
+        except (OSError, ValueError, TypeError):        # no run's folder, or a damaged one
             continue
         if same:
             print(f"{name}: as in {other}, trained there with the same settings", flush=True)
@@ -230,10 +230,9 @@ def log_event(folder, event):
     """Append a JSON object to log.jsonl: a whole line, or on a full disk none, so that what is logged later begins a line, too."""
     line = (json.dumps(event) + "\n").encode()
     with open(folder / "log.jsonl", "ab", buffering=0) as file:
-        before = file.tell()
         try:
-            if file.write(line) < len(line):
-                file.truncate(before)
+            if (written := file.write(line)) < len(line):
+                file.truncate(file.tell() - written)        # not to where it began: the other student may have added a line meanwhile
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             error.filename = str(folder / "log.jsonl")
@@ -266,15 +265,13 @@ def finished(folder):
         raise DataError(f"{file}: expected the results of a run; delete it to have them made again") from None
 
 
-def logged_seconds(folder, who=None):
-    """The seconds that the log has for this student, or "teacher", or for all of them; None for one that it does not name. Interrupted
-    work is not counted; work that was repeated because of a crash is counted once."""
+def logged_seconds(folder):
+    """The seconds that the log has, {"teacher" or a student's name: seconds}. Interrupted work is not counted; work that was repeated
+    because of a crash is counted once."""
     seconds = {}
     for event in logged(folder):
         if event.get("event") == "teacher":
-            seconds["teacher"] = seconds.get("teacher", 0) + event.get("seconds", 0)
+            seconds["teacher"] = round(seconds.get("teacher", 0) + event.get("seconds", 0), 1)
         elif event.get("event") == "student":
             seconds[event.get("student")] = event.get("seconds", 0)
-    if who is None:
-        return round(sum(seconds.values()), 1)
-    return round(seconds[who], 1) if who in seconds else None
+    return seconds

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that `python data/grammar.py` finds the package `data`, from any folder
 
 from data.command import CommandLine, run_command  # noqa: E402
-from data.splits import DataError, write_atomically, write_jsonl  # noqa: E402
+from data.splits import DataError, check_least, write_atomically, write_jsonl  # noqa: E402
 from data.trees import Tree, unescape, write_penn  # noqa: E402
 
 TASK = """{
@@ -203,8 +203,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write (default: data/craft, with seed 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences (default: 0, the committed ones)")
     options = parser.parse_args()
-    if options.seed < 0:                                                # random takes its absolute value
-        raise DataError(f"--seed: expected a number of at least 0, found {options.seed}")
+    check_least("--seed", options.seed, 0)                              # random takes its absolute value
     out = options.out or ROOT / "data" / "craft"
     if options.seed and out.resolve() == ROOT / "data" / "craft":       # it has pseudolabels of the committed sentences
         raise DataError(f"--seed {options.seed}: expected --out DIR beside it, another folder than data/craft")

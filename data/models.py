@@ -13,16 +13,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from data.splits import DataError, save_folder
+from data.splits import DataError, first_line, save_folder
 
 transformers.logging.set_verbosity_error()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)           # what it retries, the error at the end says
 transformers.logging.disable_progress_bar()
-
-
-def first_line(error):
-    """What a library's exception says, in one line; where it says nothing, what it is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_causal_lm(spec):
@@ -33,32 +28,30 @@ def load_causal_lm(spec):
     folder = str(spec).removeprefix("hf:")
     if folder.startswith("gguf:"):
         folder = converted_gguf(Path(folder.removeprefix("gguf:")))
-    try:
-        return load(folder, AutoModelForCausalLM)
-    except Exception as error:                              # the files may be anybody's
-        raise DataError(f"{spec}: not a causal LM that can be loaded: {first_line(error)}") from None
+    return load(folder, AutoModelForCausalLM, f"{spec}: not a causal LM")
 
 
 def load_encoder_decoder(spec):
     """(model, tokenizer) of a folder or a hub name; fp32 weights, from safetensors only. Raises DataError."""
+    return load(spec, AutoModelForSeq2SeqLM, f"{spec}: not an encoder-decoder")
+
+
+def load(folder, kind, problem):
+    """(model, tokenizer). DataError, beginning with `problem`, also where a part is missing, as after a download that was cut off:
+    transformers would put random weights, or a tokenizer without its vocabulary, in its place."""
     try:
-        return load(spec, AutoModelForSeq2SeqLM)
-    except Exception as error:
-        raise DataError(f"{spec}: not an encoder-decoder that can be loaded: {first_line(error)}") from None
-
-
-def load(spec, kind):
-    """(model, tokenizer). ValueError where a part is missing, as after a download that was cut off: transformers would put random weights,
-    or a tokenizer without its vocabulary, in its place."""
-    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
-    model, found = kind.from_pretrained(spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
-    lost = sorted(name for name in found["missing_keys"]                 # but for positions that are computed, as Pegasus's
-                  if "Sinusoidal" not in type(model.get_submodule(name.rpartition(".")[0])).__name__)
-    if lost:
-        raise ValueError(f"expected all of its weights, {len(lost)} are missing, such as {lost[0]}")
-    if len(tokenizer) < (size := model.config.get_text_config().vocab_size) / 2:            # a few more weights than items are usual
-        raise ValueError(f"expected a tokenizer of about {size:,} items, found {len(tokenizer):,}: are all of its files there?")
-    return model.eval(), tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, found = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+                                            output_loading_info=True)
+        lost = sorted(name for name in found["missing_keys"]             # but for positions that are computed, as Pegasus's
+                      if "Sinusoidal" not in type(model.get_submodule(name.rpartition(".")[0])).__name__)
+        if lost:
+            raise ValueError(f"expected all of its weights, {len(lost)} are missing, such as {lost[0]}")
+        if len(tokenizer) < (size := model.config.get_text_config().vocab_size) / 2:        # a few more weights than items are usual
+            raise ValueError(f"expected a tokenizer of about {size:,} items, found {len(tokenizer):,}: are all of its files there?")
+        return model.eval(), tokenizer
+    except Exception as error:                              # the files may be anybody's
+        raise DataError(f"{problem} that can be loaded: {first_line(error)}") from None
 
 
 def load_config(spec, expected):
@@ -130,12 +123,7 @@ def converted_gguf(file):
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(read.state_dict())
         own = kept.with_name(f"{kept.name}.{os.getpid()}")              # another process may be reading the same file
-        try:
-            save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
-        except OSError:
-            raise
-        except Exception as error:                                      # what the libraries make of a full disk
-            raise DataError(f"{own}: the model cannot be written: {first_line(error)}") from None
+        save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
         try:
             os.rename(own, kept)
         except OSError as error:                                        # it was faster

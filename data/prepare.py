@@ -32,7 +32,7 @@ from tqdm import tqdm  # noqa: E402
 
 from data.archives import BrokenArchive, download, read_source  # noqa: E402
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
-from data.splits import SPLITS, DataError, Example, write_atomically, write_jsonl  # noqa: E402
+from data.splits import SPLITS, DataError, Example, check_least, write_atomically, write_jsonl  # noqa: E402
 from data.tasks import BIO  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
@@ -253,8 +253,7 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
                         "choose another --out")
     for option, number in (("--labeled", labeled), ("--max-words", max_words)):
-        if number is not None and number < 1:                           # before anything is downloaded
-            raise DataError(f"{option} {number}: expected at least 1")
+        check_least(option, number, 1)                                  # before anything is downloaded
     origin = source or fetch(corpus, cache)
     try:
         files = read_source(origin, FILES[corpus])
@@ -317,8 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sentences are labeled, and the order (default: 0)")
     parser.add_argument("--max-words", type=int, metavar="N", help="leave longer sentences out")
     options = parser.parse_args(arguments)
-    if options.seed < 0:                                                # random takes its absolute value
-        raise DataError(f"--seed: expected a number of at least 0, found {options.seed}")
+    check_least("--seed", options.seed, 0)                              # random takes its absolute value
     # The real CRAFT goes beside the bundled sample, where load_data looks first.
     out = options.out or ROOT / "data" / ("craft/real" if options.corpus == "craft" else options.corpus)
     record = prepare(options.corpus, options.source, out, options.labeled, options.seed, options.max_words)

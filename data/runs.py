@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from data.folders import NOT_COMPARED_OF_METHOD, kept_labels, log_event, logged_seconds
-from data.splits import Data, DataError, fixed_sample, read_labels, read_pseudolabels, write_jsonl
+from data.splits import Data, DataError, check_least, fixed_sample, read_labels, read_pseudolabels, write_jsonl
 from data.trees import split_words
 
 
@@ -74,8 +74,8 @@ class Settings:
         """DataError for a number, or a combination, that no run can have."""
         for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
                             ("gold_copies", 0)):
-            if isinstance(getattr(self, name), int) and getattr(self, name) < least:
-                raise DataError(f"--{name.replace('_', '-')}: expected at least {least}, found {getattr(self, name)}")
+            if getattr(self, name) != "auto":
+                check_least(f"--{name.replace('_', '-')}", getattr(self, name), least)
         if self.gold_copies and not self.gold_epochs:
             raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
         if self.teacher_weight and self.stages == "auto":
@@ -160,11 +160,9 @@ class Run:
     @property
     def vocabulary_texts(self):
         """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs too, and the teacher's."""
-        texts = [x.input for x in self.data.labeled + self.data.unlabeled]
-        if self.task.kind == "text":
-            texts += [x.output for x in self.data.labeled]
-            if self.settings.method != "sft":
-                texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
+        texts = self.data.texts()
+        if self.task.kind == "text" and self.settings.method != "sft":
+            texts += [x.output for x in read_pseudolabels(self.folder / "pseudolabels" / "stage0.jsonl")]
         return texts
 
     def save_pseudolabels(self, stage, y):
@@ -269,11 +267,12 @@ class Run:
                            "likeness": self.likeness(i) if paired else None,
                            "left_out": paired and students[-1].which == "final",       # --stages auto did not use this pair's labels
                            "students": [student.test_scores() for student in students]})
+        seconds = logged_seconds(self.folder)
         last = stages[-1]["students"][-1] if stages else {"test_f1": teacher["f1"], "valid": teacher["valid"]}
         return {"method": self.settings.method, "data": self.data.headline(),
                 "teacher": {"f1": teacher["f1"], "valid": teacher["valid"]}, "stages": stages,
                 "test": {"f1": last["test_f1"], "valid": last["valid"]}, "test_left_out": self.test_left_out,
-                "seconds": logged_seconds(self.folder), "teacher_seconds": logged_seconds(self.folder, "teacher")}
+                "seconds": round(sum(seconds.values()), 1), "teacher_seconds": seconds.get("teacher")}
 
     def report(self, results):
         """The final table of these results, and below it what its numbers do not show."""

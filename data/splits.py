@@ -36,6 +36,17 @@ class DataError(ValueError):
     """One clear line: file, line number, what was expected."""
 
 
+def check_least(option, number, least):
+    """DataError for an option's number below `least`; None is no number."""
+    if number is not None and number < least:
+        raise DataError(f"{option}: expected at least {least}, found {number}")
+
+
+def first_line(error):
+    """What a library's exception says, in one line; where it says nothing, what it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class Example(NamedTuple):
     input: str
     output: str | None = None
@@ -66,6 +77,11 @@ class Data:
     max_words: int | None
     fingerprint: str  # sha256 of task.json's content and the examples above
 
+    def texts(self) -> list[str]:
+        """What `tiny` learns its vocabulary from: the inputs; of free text the labeled outputs, too."""
+        outputs = [x.output for x in self.labeled] if self.config["task"] == "text" else []
+        return [x.input for x in self.labeled + self.unlabeled] + outputs
+
     def headline(self) -> str:
         """The first line that a run prints: which data this is, and how many sentences of each split."""
         what = "bundled synthetic sample, not real text" if self.sample else "real data"
@@ -93,8 +109,7 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
     """
     for option, number, least in (("--labeled", labeled, 1), ("--unlabeled", unlabeled, 1), ("--test", test, 0),
                                   ("--max-words", max_words, 1)):
-        if number is not None and number < least:
-            raise DataError(f"{option}: expected a number of at least {least}, found {number}")
+        check_least(option, number, least)
 
     folder = Path(folder)
     if (folder / "real" / "task.json").is_file():
@@ -382,9 +397,11 @@ def save_folder(folder, write):
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         write(unfinished)
-    except BaseException:                                               # nothing half-written stays
+    except BaseException as error:                                      # nothing half-written stays
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        if isinstance(error, OSError) or not isinstance(error, Exception):
+            raise
+        raise DataError(f"{folder}: cannot be written: {first_line(error)}") from None      # what libraries make of a full disk
     for path in unfinished.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as file:

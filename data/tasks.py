@@ -41,7 +41,7 @@ def _lines(task, input, answer):
 
     (An input that begins with such a word is left alone.) Raises ValueError where nothing is left.
     """
-    text = re.sub(r"^[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
+    text = re.sub(rf"^(?:{task.answer_name})?[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
     if not input.startswith(task.answer_name):
         text = text.removeprefix(task.answer_name).lstrip(" \t\r\n")
     if not text:

@@ -20,7 +20,7 @@ import data  # noqa: E402, F401 - before torch
 
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
 from data.models import device_named  # noqa: E402
-from data.splits import DataError, load_data, read_labels  # noqa: E402
+from data.splits import DataError, check_least, load_data, read_labels  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from data.trees import bare_spans, read_tree, split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
@@ -78,8 +78,7 @@ def main():
     parser.add_argument("--max-words", type=int, help="leave longer sentences out")
     parser.add_argument("--taught", help="labels of these inputs by students that learnt from the first prompt's labels of others")
     args = parser.parse_args()
-    if args.prompts < 2:
-        raise DataError(f"--prompts: expected at least 2, found {args.prompts}")
+    check_least("--prompts", args.prompts, 2)
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
     task.learn(data.labeled)

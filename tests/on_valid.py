@@ -14,7 +14,7 @@ import data  # noqa: E402, F401 - before torch
 from data.command import CommandLine, run_command  # noqa: E402
 from data.folders import read_config  # noqa: E402
 from data.models import device_named  # noqa: E402
-from data.splits import DataError, load_data  # noqa: E402
+from data.splits import DataError, check_least, load_data  # noqa: E402
 from metrics import score  # noqa: E402
 from results import mean  # noqa: E402
 from student import label, load_student  # noqa: E402
@@ -41,8 +41,7 @@ def main():
     parser.add_argument("--first", type=int, help="so many sentences of the valid split (all)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
-    if args.first is not None and args.first < 1:
-        raise DataError(f"--first: expected at least 1, found {args.first}")
+    check_least("--first", args.first, 1)
     found = []
     for run in args.runs:
         found.append(f1_on_valid(run, args.first, args.quiet))

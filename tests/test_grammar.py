@@ -194,7 +194,7 @@ def test_command_line_writes_a_whole_folder(tmp_path, monkeypatch, capsys):
 
 def test_a_negative_seed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grammar.py", "--out", str(tmp_path / "more"), "--seed", "-1"])
-    with pytest.raises(DataError, match="--seed: expected a number of at least 0, found -1"):
+    with pytest.raises(DataError, match="--seed: expected at least 0, found -1"):
         grammar.main()
     assert not (tmp_path / "more").exists()
 

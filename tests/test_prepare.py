@@ -294,7 +294,7 @@ TRAIN_IDS, TREE_12 = "articles/ids/craft-ids-train.txt", "structural-annotation/
     ("craft", {**CRAFT, "copy/" + TREE_12: ""}, 2, f"expected one {TREE_12}, found two"),
     ("craft", {"README.md": "no trees"}, 2, "expected files like"),
     ("craft", CRAFT, 5, "--labeled 5: expected fewer than the 5 sentences"),
-    ("craft", CRAFT, 0, "--labeled 0: expected at least 1"),
+    ("craft", CRAFT, 0, "--labeled: expected at least 1, found 0"),
     ("atis", {**SLOTS, "valid/seq.out": "O\nO\n"}, 1, "valid/seq.out: expected 1 lines"),
     ("atis", {**SLOTS, "valid/seq.in": "tea\n"}, 1, "expected sentences for valid, found none"),
     ("snips", {k: v for k, v in SLOTS.items() if k != "test/seq.in"}, 1, "test/seq.in: expected this file"),
@@ -328,7 +328,7 @@ def test_broken_and_unknown_archives(tmp_path):
 
 
 def test_a_negative_seed_is_refused(tmp_path):
-    with pytest.raises(DataError, match="--seed: expected a number of at least 0, found -1"):
+    with pytest.raises(DataError, match="--seed: expected at least 0, found -1"):
         main(["atis", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "-1"])
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, exit_code
-from data import splits
+from data import folders, splits
 from data.command import GOES_ON, CommandLine, run_command
 from data.folders import log_event
 from data.splits import (DataError, Example, Label, load_data, read_jsonl, read_labels, read_pseudolabels, save_folder, write_atomically, write_jsonl)
@@ -365,6 +365,33 @@ def test_full_disk_is_named_and_leaves_whole_lines(write, limit, tmp_path, monke
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error: [Errno ") and said.endswith(": 'log.jsonl'\n")
     assert (tmp_path / "log.jsonl").read_text() == '{"event": "stage"}\n' and os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_full_disk_takes_back_no_more_than_what_was_written(tmp_path, monkeypatch):
+    """The other student of a pair may add a line between this one's opening of the log and its writing."""
+    plain, log = open, tmp_path / "log.jsonl"
+
+    class Short:
+        def __init__(self, *given, **how):
+            self.file = plain(*given, **how)
+
+        def __enter__(self):
+            with plain(log, "ab") as other:
+                other.write(b'{"event": "of the other"}\n')
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, line):
+            return self.file.write(line[:7])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+    monkeypatch.setattr(folders, "open", Short, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        folders.log_event(tmp_path, {"event": "stage"})
+    assert log.read_bytes() == b'{"event": "of the other"}\n'
 
 
 def test_an_interrupted_command_says_what_is_kept(capsys):

@@ -743,8 +743,8 @@ def test_damaged_weights_are_one_line(model, tmp_path, request):
 
 
 def test_tuned_teachers_that_vote_have_other_seeds():
-    made = tuned_teacher("tuned:tiny", TREE, SimpleNamespace(labeled=examples(TREE)[:3], unlabeled=[]), seed=5, votes=3)
-    assert [member().seed for member in made.members] == [5, 1005, 2005]
+    made = tuned_teacher("tuned:tiny", TREE, SimpleNamespace(labeled=examples(TREE)[:3], texts=list), seed=5, votes=3)
+    assert [member.seed for member in made.members] == [5, 1005, 2005]
 
 
 def test_tuned_teacher_of_another_model_at_the_same_place_is_another(causal_folder, tmp_path):

@@ -9,7 +9,6 @@ import struct
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +122,18 @@ def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
     assert [x.output for x in found] == ["of last run" if whole else "label of a", "label of b"]
     assert counting.asked == (["b"] if whole else ["b", "a"])
     assert len(list(read_pseudolabels(cache))) == 2                 # and every line of the file can be read again
+
+
+def test_label_whose_score_is_no_number_is_not_kept(tmp_path):
+    class Broken(CountingTeacher):
+        name = "broken"
+
+        def label(self, inputs):
+            yield 0, Label(inputs[0], "x", -0.5)
+            yield 1, Label(inputs[1], "x", float("nan"))
+    with pytest.raises(DataError, match="^broken: the score of a label is nan: are its weights damaged"):
+        label_with_cache(Broken(), ["a", "b"], tmp_path / "cache.jsonl", quiet=True)
+    assert [x.input for x in read_pseudolabels(tmp_path / "cache.jsonl")] == ["a"]          # and the file can still be read
 
 
 def test_cache_keeps_any_input_as_it_is(tmp_path):
@@ -357,10 +368,10 @@ def test_vote_passes_over_what_cannot_be_read(tmp_path, monkeypatch):
 
         def label(self, inputs):
             yield from ((i, Label(input, self.answer, self.score)) for i, input in enumerate(inputs))
-    members = [partial(Saying, *said) for said in (("no", -9.0), ("( ( a b ) c )", -1.0), ("never", -9.0), ("( ( a b ) c", -2.0))]
+    members = [Saying(*said) for said in (("no", -9.0), ("( ( a b ) c )", -1.0), ("never", -9.0), ("( ( a b ) c", -2.0))]
     assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"]) == [Label("a b c", "( ( a b ) c )", -1.5)]
     assert labels(VotingTeacher(TREE, members[::2], quiet=True), ["a b c"]) == [Label("a b c", "no", -9.0)]
-    members[1] = partial(Saying, "( a ( b c ) )", None)
+    members[1] = Saying("( a ( b c ) )", None)
     assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"])[0].score is None
 
 

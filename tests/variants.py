@@ -25,7 +25,7 @@ import student as students  # noqa: E402
 from data.runs import Settings  # noqa: E402
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
 from data.models import device_named  # noqa: E402
-from data.splits import DataError, Example, load_data  # noqa: E402
+from data.splits import DataError, Example, check_least, load_data  # noqa: E402
 from data.tasks import make_task  # noqa: E402
 from metrics import agreement, score  # noqa: E402
 from results import mean  # noqa: E402
@@ -178,8 +178,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of the student (1)")
     parser.add_argument("--only", default="", help="only variants that have this in their name")
     args = parser.parse_args()
-    if args.seeds < 1:
-        raise DataError(f"--seeds: expected at least 1, found {args.seeds}")
+    check_least("--seeds", args.seeds, 1)
     data = load_data(args.data, unlabeled=args.unlabeled, max_words=args.max_words)
     task = make_task(data.config)
     if task.kind == "text":
