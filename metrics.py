@@ -35,7 +35,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 
 from data.command import CommandLine, run_command
-from data.splits import DataError, read_jsonl, read_lines, read_pseudolabels
+from data.splits import DataError, open_file, read_jsonl, read_lines, read_pseudolabels
 from data.tasks import BIO, SlotTask, without_words
 from data.trees import Tree, clean, escape, mend, read_bare, read_labelled, read_penn, read_tree, split_words, unescape
 
@@ -394,11 +394,8 @@ def read_items(path: str, read_rows=read_pseudolabels) -> tuple[list[str], list[
     if path.endswith((".jsonl", ".json")):
         rows = list(read_rows(path))
         return [row.output for row in rows], [row.input for row in rows]
-    try:
-        with open(path, "rb") as file:
-            lines = read_lines(file, path)
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable file: {error.strerror}") from None
+    with open_file(path) as file:
+        lines = read_lines(file, path)
     if not lines:
         raise DataError(f"{path}: expected one item a line: the file is empty")
     return lines, []

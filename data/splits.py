@@ -155,7 +155,7 @@ def _read_task(folder: Path) -> dict:
         missing = "expected a data folder with task.json" if folder.is_dir() else f"no such data folder, seen from {Path.cwd()}"
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and README.md (Your own data) says what to put into your own")
-    with _open(path) as file:
+    with open_file(path) as file:
         config = parse_object(file.read(), str(path))
     if config.get("task") not in list(KINDS):
         raise DataError(f'{path}: expected "task" to be one of {", ".join(KINDS)}, found {_show(config.get("task"))}')
@@ -275,7 +275,7 @@ def _rows(path: str | Path, authors: dict[str, str]) -> Iterator[tuple[str, dict
     strings may contain.
     """
     where, blank, line_of_id = None, None, {}
-    with _open(path) as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.rstrip(b"\r\n")
             if not line.strip(b"\t "):
@@ -328,7 +328,7 @@ def _text(row: dict, key: str, where: str, empty: bool = False) -> str:
     return text
 
 
-def _open(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BinaryIO:
     """The file opened for reading, a byte order mark skipped."""
     try:
         file = open(path, "rb")

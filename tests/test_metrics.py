@@ -501,7 +501,7 @@ def test_cli_interrupted_is_one_line(monkeypatch, capsys):
 def test_cli_missing_file(files):
     files("x", "x")
     run = subprocess.run([sys.executable, str(ROOT / "metrics.py"), "absent", "pred"], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (2, "error: absent: expected a readable file: No such file or directory\n")
+    assert (run.returncode, run.stderr) == (2, "error: absent: expected a file, found none\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
