@@ -30,7 +30,7 @@ from data.folders import one_at_a_time
 from data.models import context_length, converted_once, device_named, identified, load_causal_lm
 from data.noise import noisy
 from data.packed import PackedDecoder
-from data.splits import (SPLITS, DataError, Label, check_least, load_data, place_of_labels, read_labels, read_pseudolabels,
+from data.splits import (SPLITS, DataError, Label, check_least, load_data, named, place_of_labels, read_labels, read_pseudolabels,
                          write_jsonl)
 from data.tasks import make_task
 from data.trees import split_words
@@ -325,7 +325,7 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
             known = read_labels(cache, inputs)
     if None in known.values():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
+        with named(cache), open(cache, "a", encoding="utf-8") as file, one_at_a_time(file):
             if not ends_whole(cache):
                 os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)
             if cache.stat().st_size:
@@ -375,6 +375,7 @@ def main():
                         help="labels of an input, each with other demonstrations or in another order, that are voted (1)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args()
+    check_least("--seed", args.seed, 0)                     # random takes its absolute value
     splits = load_data(args.data, args.labeled, args.unlabeled, args.test, args.max_words)
     task = make_task(splits.config)
     task.learn(splits.labeled)

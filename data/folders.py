@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from data.models import fast_dtype
-from data.splits import DataError, parse_object, read_labels, write_atomically
+from data.splits import DataError, named, parse_object, read_labels, write_atomically
 
 # Settings that do not change what a run computes: a run may go on with other values of them. The fingerprint identifies the data.
 NOT_COMPARED = ("data", "out", "quiet", "device")
@@ -229,14 +229,10 @@ def one_at_a_time(file):
 def log_event(folder, event):
     """Append a JSON object to log.jsonl: a whole line, or on a full disk none, so that what is logged later begins a line, too."""
     line = (json.dumps(event) + "\n").encode()
-    with open(folder / "log.jsonl", "ab", buffering=0) as file:
-        try:
-            if (written := file.write(line)) < len(line):
-                file.truncate(file.tell() - written)        # not to where it began: the other student may have added a line meanwhile
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            error.filename = str(folder / "log.jsonl")
-            raise
+    with named(folder / "log.jsonl"), open(folder / "log.jsonl", "ab", buffering=0) as file:
+        if (written := file.write(line)) < len(line):
+            file.truncate(file.tell() - written)            # not to where it began: the other student may have added a line meanwhile
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def logged(folder):

@@ -2,7 +2,7 @@
 import argparse
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -71,7 +71,11 @@ class Settings:
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
     def check(self):
-        """DataError for a number, or a combination, that no run can have."""
+        """DataError for a method, a number, or a combination, that no run can have."""
+        for setting in fields(self):
+            value, choices = getattr(self, setting.name), setting.metadata.get("choices")
+            if choices and value not in choices:
+                raise DataError(f"--{setting.name}: expected one of {', '.join(choices)}, found {value!r}")
         for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
                             ("gold_copies", 0)):
             if getattr(self, name) != "auto":

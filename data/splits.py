@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -238,8 +238,9 @@ def place_of_labels(path: str | Path) -> Path:
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
     if place.exists() and place.stat().st_size:
         try:
-            for _ in read_pseudolabels(place):
-                pass
+            for where, row in _rows(place, {}):
+                if missing := {"input", "output", "score"} - row.keys():        # gold has no score
+                    raise DataError(f'{where}: expected "{min(missing)}"')
         except DataError as error:
             raise DataError(f"--out {path}: expected a new file or one of pseudolabels, which is written over; {error}") from None
     return place
@@ -357,6 +358,17 @@ def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> Non
     write_atomically(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+@contextmanager
+def named(path: str | Path, instead_of: str | None = None) -> Iterator[None]:
+    """An OSError inside that names no file, as of a full disk, or `instead_of`, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, instead_of):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> None:
     """Write beside, fsync, rename: whoever looks, even after a power cut, finds the old file or the new one.
 
@@ -365,16 +377,13 @@ def write_atomically(path: str | Path, content: str | bytes | Iterable[str]) -> 
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
-            for piece in [content] if isinstance(content, (str, bytes)) else content:
-                file.write(piece.encode("utf-8") if isinstance(piece, str) else piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        if error.filename in (None, str(beside)):                       # a full disk does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
+        with named(path, str(beside)):
+            with open(beside, "wb") as file:
+                for piece in [content] if isinstance(content, (str, bytes)) else content:
+                    file.write(piece.encode("utf-8") if isinstance(piece, str) else piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     finally:
         with suppress(OSError):                                         # its folder may be none
             beside.unlink(missing_ok=True)

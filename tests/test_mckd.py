@@ -1170,6 +1170,8 @@ def test_execute_checks_its_settings(here):
     """As a notebook calls it."""
     with pytest.raises(DataError, match="--gold-copies"):
         mckd.execute(mckd.Settings(gold_copies=1, gold_epochs=0))
+    with pytest.raises(DataError, match="--method: expected one of mckd, own, sft, teacher, found 'MCKD'"):
+        mckd.execute(mckd.Settings(method="MCKD"))
 
 
 def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):

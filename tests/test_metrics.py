@@ -240,6 +240,7 @@ def test_slots_worked_example():
 def test_slots_that_begin_with_I_are_complete_with_B():
     assert figures(slot_scores(["I-a I-a O", "O"], ["B-a I-a O", "O"])) == (100, 100, 100, 100, 100)
     assert slot_scores(["O O", "O"], ["O", "O"])["complete"] == 50
+    assert slot_scores(["O B-no\u00a0break"], ["O B-no\u00a0break"])["f1"] == 100        # only ASCII white space separates
 
 
 def test_slots_bad_predictions_count_as_all_o():

@@ -124,6 +124,22 @@ def test_last_line_cut_off_by_a_crash_is_dropped(tmp_path, rest, whole):
     assert len(list(read_pseudolabels(cache))) == 2                 # and every line of the file can be read again
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a file's size")
+def test_full_disk_names_the_cache_and_loses_no_whole_line(tmp_path):
+    import resource
+    cache, before = tmp_path / "cache.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    inputs = ["a", "b", "c", "d"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
+    try:
+        with pytest.raises(OSError, match=str(cache)):
+            label_with_cache(CountingTeacher(), inputs, cache, quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    later = CountingTeacher()
+    label_with_cache(later, inputs, cache, quiet=True)
+    assert 0 < len(later.asked) < 4 and len(list(read_pseudolabels(cache))) == 4
+
+
 def test_label_whose_score_is_no_number_is_not_kept(tmp_path):
     class Broken(CountingTeacher):
         name = "broken"
@@ -692,7 +708,8 @@ def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"),
-                                        ("labels.jsonl", '{"input": "a cat", "output": "O O"}\n')])
+                                        ("gold.jsonl", '{"input": "a cat", "output": "O O"}\n'),
+                                        ("labels.jsonl", '{"input": "a cat", "output": "O O", "score": null}\n')])
 def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
     make_data(tmp_path / "other")
