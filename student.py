@@ -23,10 +23,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 from data.batches import TokenArrays, labelling_batches, length_bucketed_batches, padded
 from data.command import CommandLine, run_command
 from data.decoding import AnyDecoder, PieceEncoder, make_cursor, softcapped, those_that_fit, write_batch
-from data.models import (autocast, context_length, device_named, fast_dtype, identified, load_causal_lm, load_config,
-                         load_encoder_decoder)
+from data.models import (autocast, context_length, device_named, fast_dtype, first_line, identified, load_causal_lm, load_config,
+                         load_encoder_decoder, save)
 from data.packed import PackedDecoder
-from data.splits import DataError, Label, check_least, first_line, read_sentences, write_atomically
+from data.splits import DataError, Label, check_least, read_sentences, write_atomically
 from data.t5 import T5, Memory, T5Decoder
 from data.tasks import make_task
 from data.trees import split_words
@@ -386,8 +386,7 @@ def tuned_teacher(spec, task, splits, seed=0, device=torch.device("cpu"), votes=
 
 def save_student(student, folder):
     """Weights (safetensors), tokenizer, and what the task needs to know, in `folder`."""
-    student.model.save_pretrained(folder)
-    student.tokenizer.save_pretrained(folder)
+    save(folder, student.model, student.tokenizer)
     about = {"kind": student.kind, "seed": student.seed, "samples": student.samples, **student.task.config()}
     if student.kind == "causal":
         about["vocabulary"] = sorted(student.vocabulary)

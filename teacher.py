@@ -225,7 +225,7 @@ class VotingTeacher(Teacher):
     """One label of several: each member labels all inputs, into a cache of its own, and the task votes. With different demonstrations
     members make different errors, and errors that few members share are outvoted.
 
-    `members`: functions that make a teacher, called one after the other so that one model at a time is in memory.
+    `members`: teachers. Each labels as a copy, which is dropped before the next one's turn, so that one model at a time is in memory.
     """
 
     def __init__(self, task, members, quiet=False):
@@ -236,7 +236,6 @@ class VotingTeacher(Teacher):
     def answers(self, inputs):
         """Every member's labels of the inputs, a list for each member."""
         for member in self.members:
-            # The copy is what loads a model: it goes before the next one comes.
             yield label_with_cache(copy.copy(member), inputs, cache_file(member), self.quiet)
 
     def label(self, inputs):
@@ -334,7 +333,7 @@ def label_with_cache(teacher, inputs, cache, quiet=False, on_labelled=None):
                 began = time.perf_counter()
                 for _, label in tqdm(teacher.label(missing), "teacher", len(missing), unit="sentence", disable=quiet):
                     if label.score is not None and not math.isfinite(label.score):
-                        raise DataError(f"{teacher.name}: the score of a label is {label.score}: are its weights damaged?")
+                        raise DataError(f"{teacher.name}: expected a number as the score of a label, found {label.score}")
                     known[label.input] = label
                     file.write(json.dumps(label._asdict(), ensure_ascii=False) + "\n")
                     file.flush()

@@ -13,11 +13,16 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from data.splits import DataError, first_line, save_folder
+from data.splits import DataError, save_folder
 
 transformers.logging.set_verbosity_error()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)           # what it retries, the error at the end says
 transformers.logging.disable_progress_bar()
+
+
+def first_line(error):
+    """What a library's exception says, in one line; where it says nothing, what it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_causal_lm(spec):
@@ -52,6 +57,17 @@ def load(folder, kind, problem):
         return model.eval(), tokenizer
     except Exception as error:                              # the files may be anybody's
         raise DataError(f"{problem} that can be loaded: {first_line(error)}") from None
+
+
+def save(folder, model, tokenizer):
+    """Both in `folder`, as transformers writes them. Raises DataError for what its libraries make of a full disk."""
+    try:
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        raise DataError(f"{folder}: the model cannot be written: {first_line(error)}") from None
 
 
 def load_config(spec, expected):
@@ -123,7 +139,7 @@ def converted_gguf(file):
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         plain.load_state_dict(read.state_dict())
         own = kept.with_name(f"{kept.name}.{os.getpid()}")              # another process may be reading the same file
-        save_folder(own, lambda folder: (tokenizer.save_pretrained(folder), plain.save_pretrained(folder)))
+        save_folder(own, lambda folder: save(folder, plain, tokenizer))
         try:
             os.rename(own, kept)
         except OSError as error:                                        # it was faster

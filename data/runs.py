@@ -75,10 +75,10 @@ class Settings:
         for setting in fields(self):
             value, choices = getattr(self, setting.name), setting.metadata.get("choices")
             if choices and value not in choices:
-                raise DataError(f"--{setting.name}: expected one of {', '.join(choices)}, found {value!r}")
+                raise DataError(f"--{setting.name.replace('_', '-')}: expected one of {', '.join(choices)}, found {value!r}")
         for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
                             ("gold_copies", 0)):
-            if getattr(self, name) != "auto":
+            if not (name == "stages" and self.stages == "auto"):
                 check_least(f"--{name.replace('_', '-')}", getattr(self, name), least)
         if self.gold_copies and not self.gold_epochs:
             raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")

@@ -37,14 +37,9 @@ class DataError(ValueError):
 
 
 def check_least(option, number, least):
-    """DataError for an option's number below `least`; None is no number."""
-    if number is not None and number < least:
-        raise DataError(f"{option}: expected at least {least}, found {number}")
-
-
-def first_line(error):
-    """What a library's exception says, in one line; where it says nothing, what it is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """DataError for an option that is no number of at least `least`; None is one that is not given."""
+    if number is not None and (not isinstance(number, int) or number < least):
+        raise DataError(f"{option}: expected at least {least}, found {number!r}")
 
 
 class Example(NamedTuple):
@@ -238,9 +233,11 @@ def place_of_labels(path: str | Path) -> Path:
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
     if place.exists() and place.stat().st_size:
         try:
+            for _ in read_pseudolabels(place):
+                pass
             for where, row in _rows(place, {}):
-                if missing := {"input", "output", "score"} - row.keys():        # gold has no score
-                    raise DataError(f'{where}: expected "{min(missing)}"')
+                if "score" not in row:                                  # as gold, and labels by others
+                    raise DataError(f'{where}: expected "score"')
         except DataError as error:
             raise DataError(f"--out {path}: expected a new file or one of pseudolabels, which is written over; {error}") from None
     return place
@@ -360,11 +357,11 @@ def write_jsonl(path: str | Path, rows: Iterable[dict | Example | Label]) -> Non
 
 @contextmanager
 def named(path: str | Path, instead_of: str | None = None) -> Iterator[None]:
-    """An OSError inside that names no file, as of a full disk, or `instead_of`, names `path`."""
+    """An error of the system inside that names no file, as of a full disk, or `instead_of`, names `path`."""
     try:
         yield
     except OSError as error:
-        if error.filename in (None, instead_of):
+        if error.errno is not None and error.filename in (None, instead_of):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
@@ -405,12 +402,11 @@ def save_folder(folder, write):
     unfinished = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        write(unfinished)
-    except BaseException as error:                                      # nothing half-written stays
+        with named(folder):
+            write(unfinished)
+    except BaseException:                                               # nothing half-written stays
         shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError) or not isinstance(error, Exception):
-            raise
-        raise DataError(f"{folder}: cannot be written: {first_line(error)}") from None      # what libraries make of a full disk
+        raise
     for path in unfinished.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as file:

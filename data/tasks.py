@@ -39,9 +39,9 @@ _AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answ
 def _lines(task, input, answer):
     """A chat model's answer, line by line, without Markdown's fences and an echo of the prompt's `Parse:` before it.
 
-    (An input that begins with such a word is left alone.) Raises ValueError where nothing is left.
+    (Where the input begins with such a word, the echo stays.) Raises ValueError where nothing is left.
     """
-    text = re.sub(rf"^(?:{task.answer_name})?[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
+    text = re.sub(rf"^[ \t]*(?:{task.answer_name})?[ \t]*```\w*[ \t\r]*$", "", answer, flags=re.MULTILINE).strip(" \t\r\n")
     if not input.startswith(task.answer_name):
         text = text.removeprefix(task.answer_name).lstrip(" \t\r\n")
     if not text:

@@ -1172,6 +1172,10 @@ def test_execute_checks_its_settings(here):
         mckd.execute(mckd.Settings(gold_copies=1, gold_epochs=0))
     with pytest.raises(DataError, match="--method: expected one of mckd, own, sft, teacher, found 'MCKD'"):
         mckd.execute(mckd.Settings(method="MCKD"))
+    with pytest.raises(DataError, match="--stages: expected at least 1, found '3'"):
+        mckd.execute(mckd.Settings(stages="3"))
+    with pytest.raises(DataError, match="--samples: expected at least 1, found 'auto'"):
+        mckd.execute(mckd.Settings(samples="auto"))
 
 
 def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):

@@ -82,6 +82,13 @@ def test_own_folder_may_lack_valid_and_test(folder):
     assert data.valid == data.test == []
 
 
+def test_vocabulary_is_made_of_the_inputs_and_of_free_text_of_the_outputs_too(tmp_path):
+    for kind in ("slots", "text"):
+        data = load_data(make_folder(tmp_path / kind, {"task": kind}))
+        inputs, outputs = [x.input for x in data.labeled + data.unlabeled], [x.output for x in data.labeled]
+        assert data.texts() == inputs + (outputs if kind == "text" else []) and len(outputs) == 6
+
+
 def test_unlabeled_needs_no_output_and_extra_keys_are_ignored(folder):
     write_jsonl(folder / "unlabeled.jsonl", [{"input": "some bread", "speaker": 3}, {"input": "a roll", "output": None}])
     assert load_data(folder, labeled=2).unlabeled == [Example("some bread"), Example("a roll")]

@@ -14,7 +14,7 @@ import torch
 
 from conftest import NASTY, decode, exit_code, random_sentence, random_tree
 from data.decoding import make_cursor
-from data.splits import DataError, Example, Label
+from data.splits import DataError, Example, Label, save_folder
 from data.tasks import make_task
 from data.trees import split_words, write_bare
 import student
@@ -740,6 +740,20 @@ def test_damaged_weights_are_one_line(model, tmp_path, request):
         with pytest.raises(DataError, match=said) as error:
             load(tmp_path / "final")
         assert "\n" not in str(error.value) and "final" in str(error.value)
+
+
+@pytest.mark.parametrize("error, said", [
+    (Exception("No space left on device"), "final.part: the model cannot be written: No space left on device"),      # as Rust's libraries say it
+    (OSError(28, "No space left on device"), "No space left on device: '.*final'")])
+def test_full_disk_where_a_student_is_saved_names_the_folder(error, said, tmp_path):
+    student = make_student("tiny", SLOTS, ["a b"])
+
+    def full(folder):
+        raise error
+    student.tokenizer.save_pretrained = full
+    with pytest.raises((DataError, OSError), match=said):
+        save_folder(tmp_path / "final", lambda folder: save_student(student, folder))
+    assert os.listdir(tmp_path) == []
 
 
 def test_tuned_teachers_that_vote_have_other_seeds():

@@ -323,7 +323,7 @@ def test_slots_fallback_is_all_O():
     (TREE, "( ( a ) b )", "( a b )"), (TREE, "( a\n b )", "( a b )"), (SLOTS, "O B-x", "O B-x"), (SLOTS, "a O b B-x", "O B-x"),
     (TEXT, "what it is", "what it is")])
 @pytest.mark.parametrize("wrapped", ["```\n{1}\n```", "```text\n\n{1}\n```\nThat is it.", "{0} {1}", "{0}\n{1}", "{0}\r\n ```\r\n{1}\r\n```",
-                                     "\n```\n{0}\n\n{1}\n```\n", "{0} ```sql\n{1}\n```", "{0}```\n{1}\n```"])
+                                     "\n```\n{0}\n\n{1}\n```\n", "  {0} ```sql\n{1}\n```", "{0}```\n{1}\n```"])
 def test_what_chat_models_put_around_an_answer(task, answer, output, wrapped):
     assert task.read("a b", wrapped.format(task.answer_name, answer)) == output
 

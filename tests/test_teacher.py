@@ -147,7 +147,7 @@ def test_label_whose_score_is_no_number_is_not_kept(tmp_path):
         def label(self, inputs):
             yield 0, Label(inputs[0], "x", -0.5)
             yield 1, Label(inputs[1], "x", float("nan"))
-    with pytest.raises(DataError, match="^broken: the score of a label is nan: are its weights damaged"):
+    with pytest.raises(DataError, match="^broken: expected a number as the score of a label, found nan"):
         label_with_cache(Broken(), ["a", "b"], tmp_path / "cache.jsonl", quiet=True)
     assert [x.input for x in read_pseudolabels(tmp_path / "cache.jsonl")] == ["a"]          # and the file can still be read
 
@@ -383,10 +383,12 @@ def test_vote_passes_over_what_cannot_be_read(tmp_path, monkeypatch):
             self.score = score
 
         def label(self, inputs):
+            self.asked = inputs
             yield from ((i, Label(input, self.answer, self.score)) for i, input in enumerate(inputs))
     members = [Saying(*said) for said in (("no", -9.0), ("( ( a b ) c )", -1.0), ("never", -9.0), ("( ( a b ) c", -2.0))]
     assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"]) == [Label("a b c", "( ( a b ) c )", -1.5)]
     assert labels(VotingTeacher(TREE, members[::2], quiet=True), ["a b c"]) == [Label("a b c", "no", -9.0)]
+    assert not any(hasattr(member, "asked") for member in members)      # copies of them have labelled, which are gone with their models
     members[1] = Saying("( a ( b c ) )", None)
     assert labels(VotingTeacher(TREE, members, quiet=True), ["a b c"])[0].score is None
 
@@ -709,6 +711,7 @@ def test_command_line_writes_no_device_away(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("out, holds", [("data/labeled.jsonl", None), ("other/test.jsonl", None), ("thesis.md", "mine"),
                                         ("gold.jsonl", '{"input": "a cat", "output": "O O"}\n'),
+                                        ("scored.jsonl", '{"input": "a cat", "output": "O O", "score": "high"}\n'),
                                         ("labels.jsonl", '{"input": "a cat", "output": "O O", "score": null}\n')])
 def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkeypatch, capsys):
     make_data(tmp_path / "data")
@@ -722,6 +725,13 @@ def test_command_line_writes_over_pseudolabels_only(out, holds, tmp_path, monkey
         assert not code and Path(out).read_text() != before
     else:
         assert code == 2 and Path(out).read_text() == before and out in capsys.readouterr().err
+
+
+def test_command_line_refuses_a_negative_seed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "data")
+    assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0.3", "--seed", "-1", "--out", "x") == 2
+    assert "--seed: expected at least 0, found -1" in capsys.readouterr().err and not Path("x").exists()
 
 
 def test_options_of_the_command_line_reach_the_data_and_the_teacher(tmp_path, monkeypatch):
