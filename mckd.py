@@ -236,7 +236,8 @@ def make_run(settings):
 
 
 def with_defaults(settings, kind, task):
-    """These settings, and in place of None what this kind of student has by default for this task."""
+    """These settings, and in place of None what this kind of student has by default for this task. DataError where the teacher would
+    outvote the samples."""
     samples, copies, weight = settings.samples, settings.gold_copies, settings.teacher_weight
     if samples is None:
         samples = SAMPLES.get((kind, task.kind), 1)
@@ -244,8 +245,8 @@ def with_defaults(settings, kind, task):
         copies = GOLD_COPIES.get((kind, task.kind), 0) if settings.gold_epochs else 0
     relabels = settings.method in ("mckd", "own")
     if weight is None:
-        teacher_votes = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
-        weight = samples // 2 if teacher_votes else 0
+        votes_too = (kind, task.kind) in SAMPLES and relabels and settings.stages not in (1, "auto")
+        weight = samples // 2 if votes_too else 0
     elif relabels and settings.stages != 1 and weight >= samples:
         raise DataError(f"--teacher-weight: expected less than the outputs that are voted (--samples {samples}), found {weight}")
     return replace(settings, samples=samples, gold_copies=copies, teacher_weight=weight)
@@ -270,6 +271,8 @@ def finish(run, teacher):
     if before:
         print(f"{run.folder}: finished before; what follows is read from it, what is missing is made again "
               "(delete it to make all of it anew)", flush=True)
+    elif odd := run.odd_tags():
+        print(odd, file=sys.stderr)                                     # now, not after hours
     if settings.method == "sft":
         gold = run.gold_to_learn()
         Student(run, 1, "final", list(gold), gold).learn()

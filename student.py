@@ -105,6 +105,8 @@ def student_kind(spec):
     if spec.startswith("gguf:"):
         return "causal"
     config = load_config(spec, "tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or causal LM")
+    if (about := Path(spec, "student.json")).is_file() and '"kind": "tiny"' in about.read_text(encoding="utf-8"):
+        raise DataError(f"{spec}: expected a pretrained model, found a trained `tiny`, whose decoder reads its input in a way of its own")
     return "encoder-decoder" if config.is_encoder_decoder else "causal"
 
 
@@ -288,14 +290,14 @@ class CausalStudent:
         self.limit = context_length(model)
         self.attention = model.config._attn_implementation      # for training; PackedDecoder sets its own
         PackedDecoder(model, prompt=self.end[:1])               # a model that it refuses is refused now, not when it has been trained
-        self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far
+        self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far; of free text inputs, too: it may copy
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False
 
     def encode_example(self, input, output):
         source = self.tokenizer(question(self.task, input), add_special_tokens=False).input_ids
         target = self.encode.all(self.task.pieces(input, output)) + [min(self.end)]
-        self.vocabulary.update(target)
+        self.vocabulary.update(target, source if self.task.kind == "text" else ())
         source = self.begin + source
         self.cut += len(source) + len(target) > self.limit
         source = source[:self.limit - 1]
@@ -332,8 +334,8 @@ def label(student, inputs, title="labelling", quiet=False, place=None, samples=N
     With `samples` (None: the student's own), a label is the task's vote on so many outputs, each drawn by its probability (minimum
     Bayes risk decoding), so that a bracket that the student would write in two outputs of five is not lost; its score is the mean of
     theirs. The student's seed and the sentence give the random numbers: what else is in the batch does not matter, but for rounding.
-    `beside`: {input: Label} by another, the teacher, each of which counts as `weight` outputs in that vote; a bracket then needs as many
-    votes. DataError for a score that is no number.
+    `beside`: {input: Label} by another, the teacher, each of which counts as `weight` outputs in that vote; of trees a bracket then needs
+    as many votes. DataError for a score that is no number.
     """
     samples = samples or student.samples or SAMPLES.get((student.kind, student.task.kind), 1)
     labels, step = [], DRAWN if samples > 1 else max(1, len(inputs))

@@ -63,6 +63,7 @@ class Teacher:
     which yields (index, Label) in any order. The answers are as they were given: `read_answer` reads them."""
 
     def can_label(self, inputs):
+        """Whether it has a label for each of these, as far as that is known without a model; where not, `label` raises a DataError."""
         return True
 
 
@@ -246,7 +247,7 @@ class VotingTeacher(Teacher):
 
 def voted(task, labels, other=None, weight=0):
     """One Label of several of the same input, with the mean of their scores, where all have one. `other`: a Label whose output counts
-    as `weight` of theirs; a bracket then needs as many votes."""
+    as `weight` of theirs; of trees a bracket then needs as many votes."""
     scores = [found.score for found in labels]
     score = None if None in scores else round(sum(scores) / len(scores), 6)
     beside = [other.output] * weight if other else []

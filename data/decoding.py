@@ -47,14 +47,14 @@ def those_that_fit(order, inputs, lengths, task, encode, room, apart=False):
     task's fallback; says how many these are.
 
     An input needs room for its own tokens (`lengths`) and for the longest output that there may be about it: its words once more, with
-    two brackets a word (trees) or one tag a word (slots), and an end; for three times its own tokens at least. `room`: in tokens, of both
+    two brackets a word (trees) or one tag a word (slots), and an end; free text for as many tokens again. `room`: in tokens, of both
     together or, with `apart`, of each (an encoder-decoder's).
     """
     symbol = max((len(encode(symbol)) for symbol in task.symbols), default=1) * (2 if task.kind == "tree" else 1)
     fits, too_long = [], []
     for i in order:
-        output = max(3 * lengths[i], 1 + sum(len(encode(word)) + symbol for word in task.copied(inputs[i])))
-        needed = output if apart else lengths[i] + output               # (an input is shorter than its output)
+        output = lengths[i] if task.kind == "text" else 1 + sum(len(encode(word)) + symbol for word in task.copied(inputs[i]))
+        needed = max(lengths[i], output) if apart else lengths[i] + output
         (fits if needed < room else too_long).append(i)
     if too_long:
         print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get {task.last_resort}", file=sys.stderr)
@@ -133,6 +133,9 @@ class Cursor:
             self.queue.extend(ids[self.depth:])
             self._take(piece)
             self._settle()
+        elif len(forced := self.options()) == 1:        # tags that begin with the same tokens: there is no choice here
+            self.choices -= 1
+            self.choose(forced[0], 0.0)
 
     def result(self):
         """(output, score): the score is the mean log-probability of the choices made, 0.0 where none was open."""
@@ -232,7 +235,7 @@ def softcapped(scores, cap):
 # ----------------------------------------------------------------------------------------------------
 # An encoder-decoder.
 
-STAY = 0.75             # once no more of a batch's sentences than this are unfinished, the finished ones leave it
+STAY = 0.75             # once at most this share of a batch's sentences is unfinished, the finished ones leave it
 
 
 def write_batch(cursors, decoder, start, pad, end):

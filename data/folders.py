@@ -31,7 +31,7 @@ import transformers
 from data.models import fast_dtype
 from data.splits import DataError, named, parse_object, read_labels, write_atomically
 
-# Settings that do not change what a run computes: a run may go on with other values of them. The fingerprint identifies the data.
+# Settings with other values of which a run may go on. (What `data` names the fingerprint identifies; of another device MADE_WITH warns.)
 NOT_COMPARED = ("data", "out", "quiet", "device")
 NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",
@@ -80,7 +80,7 @@ def open_folder(folder, settings, device):
     check_place(folder)
     if (folder / "config.json").exists():
         begun = (folder / "results.json").exists() or any(any(folder.glob(made)) for made in ("students/*.jsonl", "final/*.safetensors"))
-        same = compare(folder, here, begun)
+        same = compare_or_clear(folder, here, begun)
     (folder / "students").mkdir(parents=True, exist_ok=True)
     (folder / "pseudolabels").mkdir(exist_ok=True)
     for left in folder.rglob(UNFINISHED):
@@ -95,7 +95,7 @@ def open_folder(folder, settings, device):
     return hashlib.sha256(json.dumps([here[name] for name in MADE_WITH]).encode()).hexdigest()[:16]
 
 
-def compare(folder, here, begun):
+def compare_or_clear(folder, here, begun):
     """Whether the run in this folder was made with the configuration `here` (a dict, as in config.json). Where it has `begun`, other
     settings are a DataError, other code or versions a warning; where not, labels that were made with other settings are deleted."""
     there = read_config(folder)
@@ -172,7 +172,7 @@ def adopt_student(run, stage, name, inputs):
 
 
 def source_digest():
-    """A digest of the modules that decide what a run computes: another one means that the code has changed."""
+    """A digest of all modules: another one means that the code has changed, wherever."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for file in sorted([*root.glob("*.py"), *(root / "data").glob("*.py")]):

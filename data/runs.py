@@ -259,6 +259,16 @@ class Run:
         gold = [self.task.gold(x) for x in self.data.test]
         return self.metrics.score(self.task.kind, gold, gold, [x.input for x in self.data.test]).get("left_out", 0)
 
+    def odd_tags(self):
+        """What a score on the test split cannot count, for its tags, or no student can write, in a line; None where all is well."""
+        gold = [self.task.gold(x) for x in self.data.test]
+        if self.task.kind == "tree" and (tags := self.metrics.foreign_tags(gold, [x.input for x in self.data.test])):
+            return f"In the test split, {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"
+        if self.task.kind == "slots" and (tags := {tag for text in gold for tag in split_words(text)}.difference(self.task.tags)):
+            return ("The test split has tags that neither task.json nor the labeled examples have, so that no student can write them: "
+                    + ", ".join(sorted(tags)[:10]))
+        return None
+
     def results(self, teacher):
         """What results.json holds. `teacher`: the teacher's scores on the test split. ("teacher_seconds" is None where all of its labels
         were there before.)"""
@@ -286,14 +296,8 @@ class Run:
         if self.task.kind == "text" and results["stages"] and self.data.test:
             exact = results["stages"][-1]["students"][-1]["complete"]
             report += f"\n\nExact match of the final student: {exact:.1f}% (F1 does not look at the order of words)"
-        if self.task.kind == "tree":
-            if tags := self.metrics.foreign_tags([self.task.gold(x) for x in self.data.test], [x.input for x in self.data.test]):
-                report += f"\n\nIn the test split, {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"
-        if self.task.kind == "slots":
-            tags = {tag for x in self.data.test for tag in split_words(self.task.gold(x))}
-            if unknown := sorted(tags.difference(self.task.tags)):
-                report += ("\n\nThe test split has tags that neither task.json nor the labeled examples have, so that no student can write "
-                           f"them: {', '.join(unknown[:10])}")
+        if odd := self.odd_tags():
+            report += f"\n\n{odd}"
         learnt = [stage["pseudolabel_f1"] for stage in results["stages"]]       # those of a pair that is left out no student has learnt
         if learnt and None not in learnt and learnt[-1] < max(learnt) - 0.5:
             report += (f"\n\nThe labels that students learnt from got worse, from F1 {max(learnt):.1f} to {learnt[-1]:.1f}: fewer stages, "

@@ -39,7 +39,8 @@ class DataError(ValueError):
 def check_least(option, number, least):
     """DataError for an option that is no number of at least `least`; None is one that is not given."""
     if number is not None and (not isinstance(number, int) or number < least):
-        raise DataError(f"{option}: expected at least {least}, found {number!r}")
+        whole = "" if isinstance(number, int) else "a whole number of "
+        raise DataError(f"{option}: expected {whole}at least {least}, found {number!r}")
 
 
 class Example(NamedTuple):

@@ -32,7 +32,7 @@ from collections import Counter
 from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-[^ \t\r\n]+")       # a tag of a slot frame
-_ECHO = re.compile(r"\bsentence\b[^:]{0,5}:", re.IGNORECASE)           # what stands before a sentence in the prompt, or is like it
+_ECHO = re.compile(r"\bsentence\b(?:[^:\w]|\d){0,5}:", re.IGNORECASE)     # what stands before a sentence in the prompt, or is like it
 _AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answer, or between tags
 
 
@@ -285,14 +285,14 @@ class SlotTask:
 
     def read(self, input, answer):
         """The tags in a free answer, mended: the first of its lines that is nothing but known tags, or the words with such tags; else all
-        lines together, a word and its tag each; else the same for any tags, without punctuation around them; else its first line, if
+        lines together, a word and its tag each; else the same for any tags, without punctuation around them; else its only line, if
         something there is a tag. An unknown tag becomes O. ValueError when words and tags do not match up, or there is no tag."""
         lines, problem = _own_lines(self, input, answer), None
         def known(tag):
             return tag in self.tags
         texts = [*lines, " ".join(lines)]
         for text, around, enough, is_tag in [*((x, "", all, known) for x in texts), *((x, _AROUND, all, BIO.fullmatch) for x in texts),
-                                             (lines[0], _AROUND, any, BIO.fullmatch)]:
+                                             *((x, _AROUND, any, BIO.fullmatch) for x in lines if len(lines) == 1)]:
             try:
                 tags = [tag if known(tag) else tag.strip(around) for tag in self.read_tags(input, text)]
             except ValueError as error:

@@ -20,13 +20,19 @@ from results import mean  # noqa: E402
 from student import label, load_student  # noqa: E402
 
 
-def f1_on_valid(run, first=None, quiet=True):
-    """F1 of the last student of the run in this folder on the first so many sentences of its data's valid split (None: all). DataError
-    where the data is no longer the run's, or has nothing to score there."""
+def data_of(run):
+    """The splits that the run in this folder used. DataError where they are no longer the same."""
     settings = read_config(run)["settings"]
     splits = load_data(*(settings.get(name) for name in ("data", "labeled", "unlabeled", "test", "max_words")))
     if splits.fingerprint[:16] != settings.get("fingerprint"):
         raise DataError(f"{splits.folder}: expected the data of {run}, found other data")
+    return splits
+
+
+def f1_on_valid(run, first=None, quiet=True):
+    """F1 of the last student of the run in this folder on the first so many sentences of its data's valid split (None: all). DataError
+    where there is nothing to score."""
+    splits = data_of(run)
     gold, student = splits.valid[:first], load_student(run / "final", device_named("auto"))
     labels = label(student, [x.input for x in gold], f"{run.name}: labelling", quiet)
     found = score(student.task.kind, [student.task.gold(x) for x in gold], [x.output for x in labels], [x.input for x in gold])

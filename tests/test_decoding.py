@@ -98,12 +98,26 @@ def test_tag_that_another_begins_with_can_end_or_go_on():
     assert code[:len(fare)] == fare
     for after, tag in ((encode("to")[0], "B-fare"), (code[len(fare)], "B-fare_code")):
         cursor = Cursor(SLOTS, "fares to", encode)
-        for token in (*fare, after):
-            assert token in cursor.options()
+        for token in (*fare[:2], after):                            # its third is forced after the second
+            assert token in cursor.options() and len(cursor.options()) > 1
             cursor.choose(token, 0.0)
         while cursor.state.written < 3 and not cursor.done:         # B-fare_code may still become B-fare_code_x
             cursor.choose(encode("to")[0] if encode("to")[0] in cursor.options() else cursor.options()[0], 0.0)
         assert cursor.pieces[1] == tag
+
+
+def test_score_is_the_mean_of_what_was_a_choice():
+    """All tags begin with B-, and two go on alike: the model is asked twice a word at most."""
+    cursor = Cursor(SLOTS, "to to", PieceEncoder(ToyTokenizer()))
+    for token in (*cursor.encode("B-f"), cursor.encode("O")[0]):
+        cursor.choose(token, -1.0)
+    assert cursor.done and cursor.result() == ("B-f O", -1.0)
+    cursor = Cursor(make_task({"task": "slots", "tags": ["O", "B-aabb", "B-aacc"]}), "to", PieceEncoder(ToyTokenizer()))
+    B, aa, cc = cursor.encode("B-aacc")
+    cursor.choose(B, -1.0)
+    assert cursor.queue[-2:] == [B, aa], "no choice between them"
+    cursor.choose(cc, -3.0)
+    assert cursor.done and cursor.result() == ("B-aacc", -2.0)
 
 
 @pytest.mark.parametrize("task, output", [(TREE, "( word )"), (make_task({"task": "slots", "tags": ["O"]}), "O")])
@@ -185,7 +199,7 @@ def test_end_of_the_output_is_weighed_by_the_end_token(together):
     for favourite, tag in ((end, "B-fare"), (None, "B-fare_code")):
         cursors = [Cursor(SLOTS, "fares", encode) for _ in range(together)]
         for cursor in cursors:
-            for token in encode("B-fare"):
+            for token in encode("B-fare")[:2]:         # its third is forced
                 cursor.choose(token, 0.0)
             assert sorted(cursor.options())[0] == -1
 
@@ -503,5 +517,5 @@ def test_outputs_of_one_sentence_share_its_prompt(make, rows, bpe_tokenizer, fp3
 
 def test_an_input_whose_output_would_just_not_fit_is_left_out():
     one = lambda piece: (1,)                                            # noqa: E731 - every piece is one token
-    task = make_task({"task": "slots", "tags": ["O"]})                  # three words, their tags and the input: 3 + 3 * 3 tokens
-    assert [those_that_fit([0], ["a b c"], [3], task, one, room)[0] for room in (12, 13)] == [[], [0]]
+    task = make_task({"task": "slots", "tags": ["O"]})                  # the input, its words once more with their tags, an end: 3 + 6 + 1 tokens
+    assert [those_that_fit([0], ["a b c"], [3], task, one, room)[0] for room in (10, 11)] == [[], [0]]

@@ -7,7 +7,7 @@ from conftest import ROOT, exit_code
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md")), *sorted((ROOT / "data").glob("*/README.md"))]
 SCRIPTS = ["mckd.py", "teacher.py", "student.py", "metrics.py", "data/prepare.py", "data/grammar.py",
-           *(f"tests/{name}.py" for name in ("bench", "errors", "variants", "results", "on_valid"))]
+           *(f"tests/{name}.py" for name in ("bench", "errors", "variants", "results", "on_valid", "bootstrap"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
 
 

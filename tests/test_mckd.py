@@ -988,6 +988,21 @@ def test_sentences_without_anything_to_score_are_said(words, f1, here, monkeypat
     assert f"{left_out} of 2 test sentences have no bracket to score" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind, gold, said", [
+    ("tree", "(S (ART die) (NN Katze))", "words whose gold tags are not the Penn Treebank's do not count"),
+    ("slots", "B-x B-zebra", "neither task.json nor the labeled examples have, so that no student can write them: B-zebra")])
+def test_tags_that_cannot_be_scored_or_written_are_said_before_the_work_and_after(kind, gold, said, here, monkeypatch, capsys):
+    make_folder(here / "data", kind)
+    write_jsonl(here / "data/test.jsonl", [Example("die Katze", gold)])
+    Spy(monkeypatch, breaks_at=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--out", "run")
+    assert said in capsys.readouterr().err
+    Spy(monkeypatch)
+    run(monkeypatch, "--data", "data", "--teacher", "noisy:0.1", "--out", "run")
+    assert said in (here / "run/report.md").read_text()
+
+
 def test_labeled_inputs_that_repeat_others_are_said(here, monkeypatch, capsys):
     make_folder(here / "data")
     write_jsonl(here / "data/labeled.jsonl", [Example("a b", "first"), Example("c", "d"), Example("a b", "last")])
@@ -1172,9 +1187,9 @@ def test_execute_checks_its_settings(here):
         mckd.execute(mckd.Settings(gold_copies=1, gold_epochs=0))
     with pytest.raises(DataError, match="--method: expected one of mckd, own, sft, teacher, found 'MCKD'"):
         mckd.execute(mckd.Settings(method="MCKD"))
-    with pytest.raises(DataError, match="--stages: expected at least 1, found '3'"):
+    with pytest.raises(DataError, match="--stages: expected a whole number of at least 1, found '3'"):
         mckd.execute(mckd.Settings(stages="3"))
-    with pytest.raises(DataError, match="--samples: expected at least 1, found 'auto'"):
+    with pytest.raises(DataError, match="--samples: expected a whole number of at least 1, found 'auto'"):
         mckd.execute(mckd.Settings(samples="auto"))
 
 
