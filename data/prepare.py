@@ -18,6 +18,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -32,7 +33,7 @@ from tqdm import tqdm  # noqa: E402
 
 from data.archives import BrokenArchive, download, read_source  # noqa: E402
 from data.command import GOES_ON, CommandLine, run_command  # noqa: E402
-from data.splits import SPLITS, DataError, Example, check_least, write_atomically, write_jsonl  # noqa: E402
+from data.splits import SPLITS, DataError, Example, check_least, parse_object, write_atomically, write_jsonl  # noqa: E402
 from data.tasks import BIO  # noqa: E402
 from data.trees import clean, read_penn, split_words, write_penn  # noqa: E402
 
@@ -252,6 +253,8 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     if occupied and not (out / "prepare.json").exists():
         raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
                         "choose another --out")
+    if (out / "prepare.json").exists() and (there := parse_object((out / "prepare.json").read_bytes(), out / "prepare.json").get("corpus")) != corpus:
+        raise DataError(f"{out}: expected {corpus}, found {there}; choose another --out")
     for option, number in (("--labeled", labeled), ("--max-words", max_words)):
         check_least(option, number, 1)                                  # before anything is downloaded
     origin = source or fetch(corpus, cache)
@@ -291,6 +294,8 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
               "splits": {split: len(rows) for split, rows in splits.items()}}
 
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(".prepare-*"):                                 # by a kill
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as beside:
         for split, rows in splits.items():
             write_jsonl(Path(beside, f"{split}.jsonl"), rows)

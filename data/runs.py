@@ -70,12 +70,17 @@ class Settings:
     device: str = field(default="auto", metadata={"help": "cpu, cuda, … (auto: cuda where there is one)"})
     quiet: bool = field(default=False, metadata={"help": "no progress bars"})
 
+    def __post_init__(self):
+        self.data, self.out = (str(place) if isinstance(place, Path) else place for place in (self.data, self.out))
+
     def check(self):
         """DataError for a method, a number, or a combination, that no run can have."""
         for setting in fields(self):
-            value, choices = getattr(self, setting.name), setting.metadata.get("choices")
+            value, choices, option = getattr(self, setting.name), setting.metadata.get("choices"), f"--{setting.name.replace('_', '-')}"
             if choices and value not in choices:
-                raise DataError(f"--{setting.name.replace('_', '-')}: expected one of {', '.join(choices)}, found {value!r}")
+                raise DataError(f"{option}: expected one of {', '.join(choices)}, found {value!r}")
+            if setting.type is str and not isinstance(value, str) and value is not setting.default:
+                raise DataError(f"{option}: expected a string, found {value!r}")
         for name, least in (("stages", 1), ("gold_epochs", 0), ("epochs", 1), ("batch_size", 1), ("samples", 1), ("teacher_weight", 0),
                             ("gold_copies", 0)):
             if not (name == "stages" and self.stages == "auto"):
@@ -84,10 +89,10 @@ class Settings:
             raise DataError("--gold-copies: expected --gold-epochs of at least 1 beside it, found 0")
         if self.teacher_weight and self.stages == "auto":
             raise DataError("--teacher-weight: expected 0 beside --stages auto, which compares students with their teacher")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise DataError(f"--lr: expected more than 0, found {self.lr}")
-        if not 0 <= self.seed < 2 ** 32:
-            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed}")
+        if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < float("inf")):
+            raise DataError(f"--lr: expected more than 0, found {self.lr!r}")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2 ** 32):
+            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed!r}")
 
     def ignored(self):
         """The options that are given, though this method, or vanilla KD, takes no notice of them."""

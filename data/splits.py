@@ -148,7 +148,9 @@ def load_data(folder: str | Path, labeled: int | None = None, unlabeled: int | N
 def _read_task(folder: Path) -> dict:
     path = folder / "task.json"
     if not path.is_file():
-        missing = "expected a data folder with task.json" if folder.is_dir() else f"no such data folder, seen from {Path.cwd()}"
+        missing = f"no such data folder, seen from {Path.cwd()}"
+        if folder.exists():
+            missing = "expected a data folder with task.json" if folder.is_dir() else "expected a data folder, found a file"
         raise DataError(f"{folder}: {missing}; `python data/prepare.py craft|ptb|atis|snips` makes one, "
                         "and README.md (Your own data) says what to put into your own")
     with open_file(path) as file:
@@ -232,6 +234,8 @@ def place_of_labels(path: str | Path) -> Path:
         raise DataError(f"--out {path}: expected a file in a folder that exists")
     if place.name in [f"{split}.jsonl" for split in SPLITS] and (place.parent / "task.json").exists():
         raise DataError(f"--out {path}: expected another file than a split of a data folder")
+    if (place.parent.parent / "config.json").exists() and place.parent.name in ("students", "pseudolabels"):
+        raise DataError(f"--out {path}: expected another file than one of a run")
     if place.exists() and place.stat().st_size:
         try:
             for _ in read_pseudolabels(place):
@@ -413,7 +417,9 @@ def save_folder(folder, write):
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
     _sync_directory(unfinished)
-    if folder.exists():
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
     os.rename(unfinished, folder)
     _sync_directory(folder.parent)

@@ -327,6 +327,15 @@ def test_broken_and_unknown_archives(tmp_path):
             read_source(tmp_path / name, FILES["craft"])
 
 
+def test_another_corpus_is_not_written_over_and_what_a_kill_left_goes(tmp_path):
+    (tmp_path / "out" / ".prepare-x").mkdir(parents=True)
+    source = write_folder(tmp_path / "corpus", SLOTS)
+    main(["atis", "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", "1"])
+    assert not (tmp_path / "out" / ".prepare-x").exists()
+    with pytest.raises(DataError, match="out: expected snips, found atis; choose another --out"):
+        main(["snips", "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", "1"])
+
+
 def test_a_negative_seed_is_refused(tmp_path):
     with pytest.raises(DataError, match="--seed: expected at least 0, found -1"):
         main(["atis", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "-1"])

@@ -533,6 +533,13 @@ def test_file_that_cannot_be_written_is_named_not_the_one_beside_it():
     assert error.value.filename == "/proc/self/labels.jsonl"
 
 
+def test_a_link_in_the_place_of_a_folder_is_replaced_and_what_it_led_to_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "final").symlink_to(tmp_path / "elsewhere")
+    save_folder(tmp_path / "final", lambda folder: (folder.mkdir(), (folder / "new").write_text("")))
+    assert not (tmp_path / "final").is_symlink() and os.listdir(tmp_path / "final") == ["new"] and os.listdir(tmp_path / "elsewhere") == []
+
+
 def test_what_an_interrupted_save_left_is_not_saved(tmp_path):
     (tmp_path / "final.part").mkdir()
     (tmp_path / "final.part" / "left").write_text("")

@@ -89,6 +89,22 @@ def test_no_word_is_without_a_token(task):
     assert [word for word in [*NASTY, "<pad>"] if not fresh.encode(word) or fresh.pad in fresh.encode(word)] == []
 
 
+def test_free_text_may_hold_what_other_vocabularies_reserve(tmp_path):
+    """Corpora have <unk> in them; a loaded tokenizer writes it, too."""
+    text, fresh = "<unk> red <pad> end </s> red \u00a0 <s>", make_student("tiny", TEXT, ["<unk> red <pad> end </s> \u00a0 <s>"] * 2)
+    save_student(fresh, tmp_path / "final")
+    for made in (fresh, load_student(tmp_path / "final")):
+        ids = made.encode(text)
+        assert not {made.pad, made.tokenizer.unk_token_id, *made.end} & set(ids)
+        assert made.tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+
+
+@pytest.mark.parametrize("text", ["a \u2585 b", "\u2581 \u2581"])
+def test_texts_that_sentencepiece_cannot_learn_from_are_said(text):
+    with pytest.raises(DataError, match="expected inputs that SentencePiece can learn a vocabulary from"):
+        make_student("tiny", TREE, [text] * 3)
+
+
 def test_vocabulary_does_not_depend_on_chance():
     one, two = (train_tokenizer(INPUTS, SLOTS.tags).get_vocab() for _ in range(2))
     assert one == two
@@ -659,6 +675,26 @@ def test_a_causal_students_example_keeps_its_beginning_where_it_is_cut(causal_fo
     assert made.encode_example(*row) == (source, target[:2])
     made.limit = len(source) - 2
     assert made.encode_example(*row) == (source[:-3], target[:1])
+
+
+def test_free_text_may_be_as_long_as_what_an_encoder_decoder_reads(bart_folder, capsys):
+    made = make_student(bart_folder, TEXT, [])
+    within, beyond = (" ".join(["the"] * n) for n in (70, 90))         # a token each; it has 80 positions
+    found = label(made, [within, beyond], quiet=True)
+    assert found[0].score is not None and found[1] == (beyond, "", None)
+    assert capsys.readouterr().err.startswith("1 inputs are longer than the model takes")
+
+
+def test_a_causal_student_of_free_text_can_copy_what_no_target_held(causal_folder):
+    made = make_student(str(causal_folder), TEXT, [])
+    made.encode_example("copy mats", "the cat")
+    assert set(made.encode("mats")) <= made.vocabulary and not set(made.encode("mats")) <= set(made.encode("the cat"))
+
+
+def test_a_trained_tiny_is_no_pretrained_model(tmp_path):
+    save_student(make_student("tiny", TREE, INPUTS), tmp_path / "final")
+    with pytest.raises(DataError, match="final: expected a pretrained model, found a trained `tiny`"):
+        make_student(str(tmp_path / "final"), TREE, INPUTS)
 
 
 def test_sentence_longer_than_an_encoder_decoder_takes_is_kept(bart_folder, capsys):

@@ -344,7 +344,7 @@ def test_an_answer_that_only_looks_like_what_chat_models_put_around_it_is_kept()
 @pytest.mark.parametrize("task, input, answer, wanted", [
     (TREE, "a b .", "Sure! Here it is:\n( ( a b ) . )", "( ( a b ) . )"),
     (TREE, "a b .", "Here (as asked):\n\n( ( a b )\n . )\nHope this helps", "( ( a b ) . )"),
-    (TREE, "a b .", "Sentence: a b .\nParse: ( ( a b ) . )", "( ( a b ) . )"),
+    (TREE, "a b .", "Sentence: a b .\nParse: ( ( a b ) . )", "( ( a b ) . )"), (TREE, "a b .", "Sentence tree: ( ( a b ) . )", "( ( a b ) . )"),
     (TREE, "a b .", "Here it is:\nParse: ( ( a b ) . )", "( ( a b ) . )"),
     (TREE, "a b .", "Sure! ( ( a b ) . )", "( ( a b ) . )"), (TREE, "a b .", "1. **( ( a b ) . )**", "( ( a b ) . )"),
     (TREE, "a b .", "The parse is `( ( a b ) . )`.", "( ( a b ) . )"), (TREE, "a b .", "( ( ( a b ) .", "( ( a b ) . )"),
@@ -385,6 +385,7 @@ def test_only_tags_are_unknown_tags(answer, unknown):
 @pytest.mark.parametrize("task, input, answer", [
     (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g\nTags: O B-x O"),                   # three tags and `Tags:`, of another sentence
     (SLOTS, "a b c d", "Tags: garbage\n\nSentence: e f g h\nTags: O B-x O O"),               # as many tags, of another sentence
+    (SLOTS, "a b c", "a - O\nb - B-x\nc - O"), (SLOTS, "a b", "1. O\n2. B-x"),                # a line a word is not the whole answer's tags
     (SLOTS, "a b", "a b"), (SLOTS, "a b", "zebra quokka"),                                     # no tag at all
     (SLOTS, "a b", "Sentence: c d\nTags: O B-x"), (SLOTS, "a b", "**Sentence 2:** c d\nTags: O B-x"), (TREE, "a b", "Sentence: c d\nParse: ( a b )"),
     (TREE, "a b c", "( ( a b )\nSentence: c\n( c ) )")])

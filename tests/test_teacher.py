@@ -491,6 +491,16 @@ def test_a_teachers_cache_is_not_written_over(tmp_path, monkeypatch, capsys):
     assert "expected another folder than that of the teachers' caches" in capsys.readouterr().err
 
 
+def test_a_runs_labels_are_not_written_over(tmp_path, monkeypatch, capsys):
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/students").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text("{}")
+    for place in ("run/students/stage1_A.jsonl", "data/unlabeled.jsonl"):
+        assert exit_code(monkeypatch, "teacher.py", "--data", "data", "--teacher", "noisy:0", "--quiet", "--out", place) == 2
+        assert f"--out {place}: expected another file than" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("problem", [ImportError("no gguf"), ValueError("an unknown architecture\nand more"),
                                      struct.error("a buffer of 4 bytes")])
 def test_what_gguf_needs_is_said_where_that_is_missing(tmp_path, monkeypatch, problem):
