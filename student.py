@@ -94,7 +94,7 @@ def make_student(spec, task, texts, seed=0, device=torch.device("cpu")):
         tokenizer = train_tokenizer([" ".join(task.copied(text)) for text in texts], task.symbols)
         return Seq2SeqStudent(tiny_t5(len(tokenizer)), tokenizer, task, device, "tiny")
     if kind == "causal":
-        return CausalStudent(*load_causal_lm(spec), task, device)
+        return CausalStudent(*load_causal_lm(spec), task, device, texts if task.kind == "text" else ())
     return Seq2SeqStudent(*load_encoder_decoder(spec), task, device, kind)
 
 
@@ -105,7 +105,7 @@ def student_kind(spec):
     if spec.startswith("gguf:"):
         return "causal"
     config = load_config(spec, "tiny, gguf:FILE, or the folder or name of a pretrained encoder-decoder or causal LM")
-    if (about := Path(spec, "student.json")).is_file() and '"kind": "tiny"' in about.read_text(encoding="utf-8"):
+    if (about := Path(spec, "student.json")).is_file() and b'"kind": "tiny"' in about.read_bytes():
         raise DataError(f"{spec}: expected a pretrained model, found a trained `tiny`, whose decoder reads its input in a way of its own")
     return "encoder-decoder" if config.is_encoder_decoder else "causal"
 
@@ -279,10 +279,11 @@ class Seq2SeqStudent:
 
 
 class CausalStudent:
-    """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step."""
+    """A causal LM, finetuned decoder-only. Its embeddings, two thirds of the 270M LLM, stay as they are: twice as fast a step. It writes
+    tokens that targets have held or, of free text, that `texts` hold, which it may copy."""
     kind, seed, samples, cut = "causal", 0, None, 0         # as above
 
-    def __init__(self, model, tokenizer, task, device):
+    def __init__(self, model, tokenizer, task, device, texts=()):
         self.model, self.tokenizer, self.task, self.device = model.to(device).eval(), tokenizer, task, device
         self.encode = PieceEncoder(tokenizer)
         self.end = line_ends(tokenizer)
@@ -290,21 +291,21 @@ class CausalStudent:
         self.limit = context_length(model)
         self.attention = model.config._attn_implementation      # for training; PackedDecoder sets its own
         PackedDecoder(model, prompt=self.end[:1])               # a model that it refuses is refused now, not when it has been trained
-        self.vocabulary = {min(self.end)}                   # the tokens that targets have held so far; of free text inputs, too: it may copy
+        self.vocabulary = {min(self.end)}.union(*(self.encode.all(split_words(text)) for text in texts))
         for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
             embeddings.weight.requires_grad = False
 
     def encode_example(self, input, output):
         source = self.tokenizer(question(self.task, input), add_special_tokens=False).input_ids
         target = self.encode.all(self.task.pieces(input, output)) + [min(self.end)]
-        self.vocabulary.update(target, source if self.task.kind == "text" else ())
+        self.vocabulary.update(target)
         source = self.begin + source
         self.cut += len(source) + len(target) > self.limit
         source = source[:self.limit - 1]
         return source, target[:self.limit - len(source)]
 
     def loss(self, batch):
-        """Mean cross-entropy over target tokens, among those tokens that targets have held so far. There are logits only where a target
+        """Mean cross-entropy over target tokens, among the tokens of its vocabulary. There are logits only where a target
         stands, and only of these few thousand tokens of 262,144: three times as fast a step."""
         rows = [source + target for source, target in batch]
         self.model.set_attn_implementation(self.attention)

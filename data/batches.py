@@ -44,12 +44,14 @@ def length_bucketed_batches(lengths, batch_size, rng):
     return batches
 
 
-def labelling_batches(order, lengths, batch_size, most_tokens=32_768):
+def labelling_batches(order, lengths, batch_size, most_tokens=32_768, most_pairs=2 ** 24):
     """The indices of `order`, longest first by `lengths` (tokens of every source), in batches of `batch_size`, and fewer where the padded
-    batch would have more than `most_tokens`: of the longest sentences a corpus may have a few that are ten times as long as the others."""
+    batch would have more than `most_tokens`, or `most_pairs` of tokens that attend to each other: of the longest sentences a corpus may
+    have a few that are ten times as long as the others."""
     begin = 0
     while begin < len(order):
-        batch = order[begin:begin + max(1, min(batch_size, most_tokens // lengths[order[begin]]))]
+        longest = lengths[order[begin]]
+        batch = order[begin:begin + max(1, min(batch_size, most_tokens // longest, most_pairs // longest ** 2))]
         yield batch
         begin += len(batch)
 

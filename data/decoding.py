@@ -54,7 +54,7 @@ def those_that_fit(order, inputs, lengths, task, encode, room, apart=False):
     fits, too_long = [], []
     for i in order:
         output = lengths[i] if task.kind == "text" else 1 + sum(len(encode(word)) + symbol for word in task.copied(inputs[i]))
-        needed = max(lengths[i], output) if apart else lengths[i] + output
+        needed = output if apart else lengths[i] + output               # (an input is no longer than its output)
         (fits if needed < room else too_long).append(i)
     if too_long:
         print(f"{len({inputs[i] for i in too_long})} inputs are longer than the model takes; they get {task.last_resort}", file=sys.stderr)
@@ -87,6 +87,7 @@ class Cursor:
                 live.setdefault(self.encode(piece), piece)
             if len(live) > 1:
                 self.live, self.depth = [(piece, ids) for ids, piece in live.items()], 0
+                self._take_forced()
                 return
             if not pieces:
                 self.done = True
@@ -97,6 +98,12 @@ class Cursor:
     def _take(self, piece):
         self.pieces.append(piece)
         self.state.take(piece)
+
+    def _take_forced(self):
+        """Take the token that all pieces that are still possible have here, as two tags may, if there is one."""
+        if len(forced := self.options()) == 1:
+            self.choices -= 1
+            self.choose(forced[0], 0.0)
 
     def options(self):
         """The token ids that may come next, each once."""
@@ -133,9 +140,8 @@ class Cursor:
             self.queue.extend(ids[self.depth:])
             self._take(piece)
             self._settle()
-        elif len(forced := self.options()) == 1:        # tags that begin with the same tokens: there is no choice here
-            self.choices -= 1
-            self.choose(forced[0], 0.0)
+        else:
+            self._take_forced()
 
     def result(self):
         """(output, score): the score is the mean log-probability of the choices made, 0.0 where none was open."""

@@ -31,7 +31,7 @@ import transformers
 from data.models import fast_dtype
 from data.splits import DataError, named, parse_object, read_labels, write_atomically
 
-# Settings with other values of which a run may go on. (What `data` names the fingerprint identifies; of another device MADE_WITH warns.)
+# Settings that may differ when a run goes on: the fingerprint tells whether the data does, and of another device MADE_WITH warns.
 NOT_COMPARED = ("data", "out", "quiet", "device")
 NOT_COMPARED_OF_METHOD = {
     "teacher": ("stages", "student", "student_fingerprint", "epochs", "batch_size", "lr", "gold_epochs", "gold_copies", "samples",

@@ -152,8 +152,8 @@ class PackedDecoder:
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
-        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `used`: how many of
-        the decoder's rows there are sequences in at a time (None: all).
+        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `used`: at most
+        so many of the decoder's rows are in use at a time (None: all).
         """
         prompts = [tuple(prompt) for prompt in prompts]
         self.used, self.keys, self.values = used or self.rows, {}, {}

@@ -249,12 +249,13 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
     """Write the splits of a corpus into `out` and return the account (also in out/prepare.json). Raises DataError."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: expected a folder, found a file")
-    occupied = any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS)))
-    if occupied and not (out / "prepare.json").exists():
-        raise DataError(f"{out}: expected an empty folder or one of prepare.py's, found data that it did not make; "
-                        "choose another --out")
-    if (out / "prepare.json").exists() and (there := parse_object((out / "prepare.json").read_bytes(), out / "prepare.json").get("corpus")) != corpus:
-        raise DataError(f"{out}: expected {corpus}, found {there}; choose another --out")
+    made, found = out / "prepare.json", "data that it did not make"
+    if made.exists():
+        found = parse_object(made.read_bytes(), made).get("corpus")
+    elif not any((out / name).exists() for name in ("task.json", *(f"{split}.jsonl" for split in SPLITS))):
+        found = corpus
+    if found != corpus:
+        raise DataError(f"{out}: expected an empty folder or one of `prepare.py {corpus}`, found {found}; choose another --out")
     for option, number in (("--labeled", labeled), ("--max-words", max_words)):
         check_least(option, number, 1)                                  # before anything is downloaded
     origin = source or fetch(corpus, cache)
@@ -294,7 +295,7 @@ def prepare(corpus: str, source: Path | None, out: Path, labeled: int = 1000, se
               "splits": {split: len(rows) for split, rows in splits.items()}}
 
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".prepare-*"):                                 # by a kill
+    for left in out.glob(".prepare-*"):                                 # what a kill has left
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".prepare-") as beside:
         for split, rows in splits.items():

@@ -90,9 +90,9 @@ class Settings:
         if self.teacher_weight and self.stages == "auto":
             raise DataError("--teacher-weight: expected 0 beside --stages auto, which compares students with their teacher")
         if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < float("inf")):
-            raise DataError(f"--lr: expected more than 0, found {self.lr!r}")
+            raise DataError(f"--lr: expected a number of more than 0, found {self.lr!r}")
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2 ** 32):
-            raise DataError(f"--seed: expected a number from 0 to {2 ** 32 - 1}, found {self.seed!r}")
+            raise DataError(f"--seed: expected a whole number from 0 to {2 ** 32 - 1}, found {self.seed!r}")
 
     def ignored(self):
         """The options that are given, though this method, or vanilla KD, takes no notice of them."""
@@ -265,7 +265,7 @@ class Run:
         return self.metrics.score(self.task.kind, gold, gold, [x.input for x in self.data.test]).get("left_out", 0)
 
     def odd_tags(self):
-        """What a score on the test split cannot count, for its tags, or no student can write, in a line; None where all is well."""
+        """A line about tags of the test split that scores do not count, or that no student can write; None where there are none."""
         gold = [self.task.gold(x) for x in self.data.test]
         if self.task.kind == "tree" and (tags := self.metrics.foreign_tags(gold, [x.input for x in self.data.test])):
             return f"In the test split, {self.metrics.NOT_PENN}: {', '.join(tags[:10])}"

@@ -417,9 +417,9 @@ def save_folder(folder, write):
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
     _sync_directory(unfinished)
-    if folder.is_dir() and not folder.is_symlink():
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
     os.rename(unfinished, folder)
     _sync_directory(folder.parent)

@@ -32,7 +32,7 @@ from collections import Counter
 from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-[^ \t\r\n]+")       # a tag of a slot frame
-_ECHO = re.compile(r"\bsentence\b(?:[^:\w]|\d){0,5}:", re.IGNORECASE)     # what stands before a sentence in the prompt, or is like it
+_ECHO = re.compile(r"\bsentence\b(?! tree| tag)[^:]{0,5}:", re.IGNORECASE)       # what stands before a sentence in the prompt, or is like it
 _AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answer, or between tags
 
 
@@ -290,9 +290,9 @@ class SlotTask:
         lines, problem = _own_lines(self, input, answer), None
         def known(tag):
             return tag in self.tags
-        texts = [*lines, " ".join(lines)]
+        texts, only = [*lines, " ".join(lines)], lines if len(lines) == 1 else []
         for text, around, enough, is_tag in [*((x, "", all, known) for x in texts), *((x, _AROUND, all, BIO.fullmatch) for x in texts),
-                                             *((x, _AROUND, any, BIO.fullmatch) for x in lines if len(lines) == 1)]:
+                                             *((x, _AROUND, any, BIO.fullmatch) for x in only)]:
             try:
                 tags = [tag if known(tag) else tag.strip(around) for tag in self.read_tags(input, text)]
             except ValueError as error:

@@ -1,12 +1,12 @@
-"""Would one way still end above another with other test sentences? A paired bootstrap over them, of finished runs.
+"""Is one way above another by more than the choice of test sentences explains? A paired bootstrap over them, of finished runs.
 
     python tests/bootstrap.py runs/THREE-STAGES-seed* --against runs/ONE-STAGE-seed*
     python tests/bootstrap.py runs/THREE-STAGES-seed* --against data/atis/pseudolabels.jsonl        # ... its teacher
 
 Each side is one run or several (seeds of the same settings, whose F1 is averaged), or a file of labels of the same test sentences. Prints
-both sides' F1, the difference, and of 10,000 test sets, drawn with replacement from the sentences (Koehn, EMNLP 2004), the middle 95% of
-the differences and the share in which the first side is not above the second. Deviations between seeds are another matter: a run's
---seeds prints them.
+both sides' F1, the difference, its 95% interval (that of 10,000 test sets drawn with replacement from the sentences; Koehn, EMNLP 2004), in
+which the mean over all such sentences lies, and in what share of them the first side is not above the second. That is of these students:
+what other seeds change, the summary of --seeds tells.
 """
 import sys
 from pathlib import Path
@@ -23,16 +23,20 @@ from data.tasks import make_task, without_words  # noqa: E402
 from data.trees import split_words  # noqa: E402
 from metrics import chunks, score  # noqa: E402
 from on_valid import data_of  # noqa: E402
+from teacher import read_answers  # noqa: E402
 
 
-def labels_of(side, inputs):
-    """The outputs that the last student of the run in this folder gave these inputs, or that a file of labels holds of them."""
-    if side.is_dir():
+def labels_of(side, task, inputs):
+    """The outputs that the last student of the run in this folder gave these inputs, or the answers that a file of labels holds, as a run
+    scores a teacher's."""
+    is_run = side.is_dir()
+    if is_run:
         stages = (finished(side) or {}).get("stages")
         if not stages:
             raise DataError(f"{side}: expected a finished run that has trained a student")
         side = side / "students" / f"{stages[-1]['students'][-1]['name']}.jsonl"
     found = kept_labels(side, inputs, "labels of the same test sentences can be compared")
+    found = found if is_run else read_answers(task, found.values(), scored=True)
     return [found[x].output for x in inputs]
 
 
@@ -40,7 +44,10 @@ def parts(task, gold, outputs):
     """Two numbers a sentence, whose sums' ratio is the F1 of any sample of these sentences: of slots twice the right chunks, and gold's
     and the predicted ones together; else the sentence's F1 and 1, or two zeros where it has nothing to score."""
     if task.kind == "slots":
-        pairs = [[chunks(without_words(split_words(x.input), split_words(y))) for y in (x.output, output)] for x, output in zip(gold, outputs)]
+        pairs = []
+        for x, output in zip(gold, outputs):
+            right, tags = split_words(task.gold(x)), without_words(split_words(x.input), split_words(output))
+            pairs.append((chunks(right), chunks(tags if len(tags) == len(right) else [])))
         return np.array([(200 * len(one & other), len(one) + len(other)) for one, other in pairs], float)
     found = score(task.kind, [task.gold(x) for x in gold], outputs, [x.input for x in gold])["per_sentence"]
     return np.array([(each["f1"], 1) if each else (0, 0) for each in found], float)
@@ -50,13 +57,13 @@ def bootstrap(ones, others, samples=10_000, seed=0):
     """F1 of both sides, each a list of `parts` of the same sentences, and the differences in `samples` drawn test sets."""
     sides = [np.stack(side) for side in (ones, others)]                 # seeds, sentences, 2
     draws, n = np.random.default_rng(seed), sides[0].shape[1]
-    f1s = [(side.sum(1)[:, 0] / side.sum(1)[:, 1]).mean() for side in sides]
-    differences = []
-    for _ in range(samples):
-        times = np.bincount(draws.integers(n, size=n), minlength=n).astype(float)        # how often each sentence was drawn
-        one, other = (((drawn := times @ side)[:, 0] / np.maximum(drawn[:, 1], 1)).mean() for side in sides)
-        differences.append(one - other)
-    return *f1s, np.array(differences)
+
+    def f1s(times):
+        """The mean over seeds, each sentence counted so many times."""
+        sums = [times @ side for side in sides]
+        return [(each[:, 0] / np.maximum(each[:, 1], 1)).mean() for each in sums]
+    drawn = [f1s(np.bincount(draws.integers(n, size=n), minlength=n).astype(float)) for _ in range(samples)]
+    return *f1s(np.ones(n)), np.array([one - other for one, other in drawn])
 
 
 def main():
@@ -74,11 +81,11 @@ def main():
             raise DataError(f"{run}: expected the test sentences of {runs[0]}, found others")
     if not gold:
         raise DataError(f"{runs[0]}: expected test sentences, found none")
-    found = {side: parts(task, gold, labels_of(side, [x.input for x in gold])) for side in sides}
+    found = {side: parts(task, gold, labels_of(side, task, [x.input for x in gold])) for side in sides}
     one, other, differences = bootstrap([found[side] for side in args.ones], [found[side] for side in args.against])
     low, high = np.percentile(differences, [2.5, 97.5])
     print(f"F1 {one:.2f} and {other:.2f} on {len(gold):,} test sentences: {one - other:+.2f}")
-    print(f"with other test sentences, 95%: {low:+.2f} to {high:+.2f}; not above in {100 * np.mean(differences < 1e-9):.1f}%")
+    print(f"95% interval: {low:+.2f} to {high:+.2f}; not above in {100 * np.mean(differences < 1e-9):.1f}% of the drawn test sets")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def decode(task, sentence, encode, pick):
         written += cursor.queue
         cursor.queue = []
         options = cursor.options()
-        assert len(set(options)) == len(options) > (cursor.depth > 0), "inside a piece it asks only where there is a choice"
+        assert len(set(options)) == len(options) > 1, "it asks only where there is a choice"
         cursor.choose(pick(options, written), -0.5)
         assert cursor.done or cursor.queue, "nothing new to tell the model, but another choice"
     return cursor, written + cursor.queue

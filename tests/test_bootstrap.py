@@ -28,6 +28,8 @@ def test_sums_of_parts_are_the_score(kind):
     elif kind == "slots":
         gold = [Example("w " * 7 + "w", noisy_tags(rng, ["O"] * 8)) for _ in range(20)]
         outputs = [noisy_tags(rng, x.output.split()) for x in gold]
+        gold += [Example("v w", "v O w B-x"), Example("v w", "O B-x"), Example("v w", "O O")]      # tags between words; one tag too many
+        outputs += ["v O w B-x", "O B-x O", "O O"]
     else:
         gold = [Example("w", "a b"), Example("w", "c")]
         outputs = ["a c", "c"]
@@ -41,6 +43,7 @@ def test_differences_spread_as_the_error_of_a_mean():
     rng = np.random.default_rng(1)
     pairs = rng.normal(60, 20, 400), rng.normal(58, 20, 400)
     sides = [[np.stack([f1s, np.ones(400)], 1)] for f1s in pairs]
+    assert bootstrap([np.zeros((3, 2))], [np.zeros((3, 2))], samples=2)[0] == 0, "nothing to score"
     one, other, differences = bootstrap(*sides, samples=4000)
     assert one == pytest.approx(pairs[0].mean()) and other == pytest.approx(pairs[1].mean())
     assert differences.mean() == pytest.approx(one - other, abs=0.15)
@@ -65,7 +68,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert exit_code(monkeypatch, "tests/bootstrap.py", "right.jsonl", "--against", "run") in (0, None)
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"F1 100.00 and {f1:.2f} on 12 test sentences: {100 - f1:+.2f}"
-    assert second.startswith("with other test sentences, 95%: ") and second.endswith("not above in 0.0%")
+    assert second.startswith("95% interval: ") and second.endswith("not above in 0.0% of the drawn test sets")
+    write_jsonl(tmp_path / "answers.jsonl", [Label(x.input, f"Tags: {x.output}", None) for x in gold])
+    assert exit_code(monkeypatch, "tests/bootstrap.py", "answers.jsonl", "--against", "run") in (0, None)
+    assert capsys.readouterr().out.startswith("F1 100.00 and "), "read as a teacher's answers are"
 
     def refused(*arguments):
         assert exit_code(monkeypatch, "tests/bootstrap.py", *arguments) == 2

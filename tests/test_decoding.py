@@ -107,7 +107,7 @@ def test_tag_that_another_begins_with_can_end_or_go_on():
 
 
 def test_score_is_the_mean_of_what_was_a_choice():
-    """All tags begin with B-, and two go on alike: the model is asked twice a word at most."""
+    """The model is not asked where all tags that are still possible go on alike, as when all pieces begin with the same token."""
     cursor = Cursor(SLOTS, "to to", PieceEncoder(ToyTokenizer()))
     for token in (*cursor.encode("B-f"), cursor.encode("O")[0]):
         cursor.choose(token, -1.0)
@@ -118,6 +118,10 @@ def test_score_is_the_mean_of_what_was_a_choice():
     assert cursor.queue[-2:] == [B, aa], "no choice between them"
     cursor.choose(cc, -3.0)
     assert cursor.done and cursor.result() == ("B-aacc", -2.0)
+    cursor = Cursor(make_task({"task": "slots", "tags": ["O", "B-x"]}), "to", lambda piece: (0, *map(ord, piece)))         # 0: a space
+    assert cursor.options() == [ord("O"), ord("B")]
+    cursor.choose(ord("O"), -2.0)
+    assert cursor.done and cursor.result() == ("O", -2.0)
 
 
 @pytest.mark.parametrize("task, output", [(TREE, "( word )"), (make_task({"task": "slots", "tags": ["O"]}), "O")])

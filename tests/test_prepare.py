@@ -332,7 +332,7 @@ def test_another_corpus_is_not_written_over_and_what_a_kill_left_goes(tmp_path):
     source = write_folder(tmp_path / "corpus", SLOTS)
     main(["atis", "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", "1"])
     assert not (tmp_path / "out" / ".prepare-x").exists()
-    with pytest.raises(DataError, match="out: expected snips, found atis; choose another --out"):
+    with pytest.raises(DataError, match="out: expected .* one of `prepare.py snips`, found atis; choose another --out"):
         main(["snips", "--source", str(source), "--out", str(tmp_path / "out"), "--labeled", "1"])
 
 
