@@ -1197,6 +1197,9 @@ def test_execute_checks_its_settings(here):
             mckd.execute(mckd.Settings(**{name: value}))
     with pytest.raises(DataError, match="no such data folder"):
         mckd.execute(mckd.Settings(data=here / "none", out=here / "run"))      # a Path will do
+    (here / "file").touch()
+    with pytest.raises(DataError, match="file: expected a data folder, found a file"):
+        mckd.execute(mckd.Settings(data="file"))
 
 
 def test_students_are_compared_on_a_sample_of_valid_and_not_on_its_first_sentences(here):
