@@ -22,8 +22,9 @@ def train_tokenizer(texts, symbols, size=4000):
     trained, size = io.BytesIO(), max(size, len(set().union(*texts)) + 8)        # room for every character, pad, eos, unk
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(text.replace("\u2585", " ") for text in texts), model_writer=trained, vocab_size=size, hard_vocab_limit=False, num_threads=1,
-            character_coverage=0.9995 if symbols else 1.0, max_sentence_length=10 ** 9, normalization_rule_name="identity",
+            sentence_iterator=(text.replace("\u2585", " ") for text in texts), model_writer=trained, vocab_size=size,
+            hard_vocab_limit=False, num_threads=1, character_coverage=0.9995 if symbols else 1.0, max_sentence_length=10 ** 9,
+            normalization_rule_name="identity",
             pad_id=0, pad_piece=PAD, eos_id=1, eos_piece=END, unk_id=2, unk_piece=UNKNOWN, bos_id=-1, minloglevel=2)
     except RuntimeError as error:                           # U+2581 is its space; and it would leave out whole texts for one U+2585
         raise DataError(f"expected inputs with characters other than U+2581 and U+2585 ({first_line(error)})") from None

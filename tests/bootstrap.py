@@ -4,9 +4,9 @@
     python tests/bootstrap.py runs/THREE-STAGES-seed* --against data/atis/pseudolabels.jsonl        # ... its teacher
 
 Each side is one run or several (seeds of the same settings, whose F1 is averaged), or a file of labels of the same test sentences. Prints
-both sides' F1, the difference, its 95% interval (that of 10,000 test sets drawn with replacement from the sentences; Koehn, EMNLP 2004), in
-which the mean over all such sentences lies, and in what share of them the first side is not above the second. That is of these students:
-what other seeds change, the summary of --seeds tells.
+both sides' F1, the difference and where it is to be expected over all such sentences: its 95% interval in 10,000 test sets drawn with
+replacement from these (Koehn, EMNLP 2004), and the share of them in which the first side is not above the second. That is for these
+students: what other seeds change, the summary of --seeds tells.
 """
 import sys
 from pathlib import Path
@@ -76,6 +76,7 @@ def main():
         raise DataError(f"{sides[0]}: expected the folder of a finished run, on one side at least")
     splits = data_of(runs[0])
     task, gold = make_task(splits.config), splits.test
+    task.learn(splits.labeled)
     for run in runs[1:]:
         if data_of(run).test != gold:
             raise DataError(f"{run}: expected the test sentences of {runs[0]}, found others")
