@@ -339,7 +339,7 @@ def summary(all_results, seeds):
         found[f"labels that stage {stages[0]['stage']} learns"] = [stage["pseudolabel_f1"] for stage in stages]
     if all_results[0]["method"] != "teacher":
         found["final student"] = [r["test"]["f1"] for r in all_results]
-    print(f"\nF1, mean ± standard deviation over seeds {seeds}")
-    for name, f1s in found.items():
-        if None not in f1s:
-            print(f"{name:>26}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")
+    known = {name: f1s for name, f1s in found.items() if None not in f1s}
+    print(f"\nF1, mean ± standard deviation over seeds {seeds}" + (":" if known else ": nothing was scored"))
+    for name, f1s in known.items():
+        print(f"{name:>26}: {statistics.mean(f1s):.2f} ± {statistics.stdev(f1s):.2f}")

@@ -974,6 +974,10 @@ def test_seeds_make_a_folder_each_and_a_mean(here, monkeypatch, capsys):
     run(monkeypatch, *arguments)
     names = sorted(folder.name for folder in (here / "runs").iterdir() if folder.name != "teacher")
     assert len(names) == 2 and names[0].endswith("seed7") and names[1].endswith("seed8")
+    (here / "data/test.jsonl").unlink()
+    capsys.readouterr()
+    run(monkeypatch, "--data", "data", "--method", "sft", "--seeds", 2, "--out", "unscored")
+    assert capsys.readouterr().out.endswith("over seeds [0, 1]: nothing was scored\n")
 
 
 @pytest.mark.parametrize("words, f1", [(["the cat sat", "mats"], 100.0), (["cats", "mats"], None)])
