@@ -100,7 +100,7 @@ class Cursor:
         self.state.take(piece)
 
     def _take_forced(self):
-        """Take the token that all pieces that are still possible have here, as two tags may, if there is one."""
+        """Where all pieces that are still possible go on with one token, as tags that begin alike, take it."""
         if len(forced := self.options()) == 1:
             self.choices -= 1
             self.choose(forced[0], 0.0)

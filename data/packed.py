@@ -145,15 +145,15 @@ class PackedDecoder:
         return lambda ids: candidate_logits(states, self.model.get_output_embeddings().weight, ids, cap)
 
     def rows_for(self, length):
-        """How many sequences of `length` tokens, an input's own and its output's, are decoded at a time. (The shared prompt is held once.)"""
+        """How many sequences of `length` tokens, an input's own and its output's, are decoded at a time. (The prompt is held once.)"""
         return max(1, min(self.rows, HELD // length))
 
     def run(self, cursors, prompts, end, admit=256, used=None):
         """Decode, as `choose` says; yields the index of each cursor when it is done. Longest prompts first is best: the end is then short.
 
         `prompts`: what follows the shared prompt in each cursor's sequence, lists of token ids. `end`: as in `choose`. `admit` bounds the
-        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `used`: at most
-        so many of the decoder's rows are in use at a time (None: all).
+        prompt tokens that one pass takes in, and so its memory: a longer prompt takes several. `used`: at most so
+        many of the decoder's rows are in use at a time (None: all).
         """
         prompts = [tuple(prompt) for prompt in prompts]
         self.used, self.keys, self.values = used or self.rows, {}, {}

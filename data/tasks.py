@@ -32,7 +32,7 @@ from collections import Counter
 from data.trees import bare_spans, crosses, draw, escape, mend, read_tree, split_words, write_bare
 
 BIO = re.compile(r"O|[BI]-[^ \t\r\n]+")       # a tag of a slot frame
-_ECHO = re.compile(r"\bsentence\b(?! tree| tag)[^:]{0,5}:", re.IGNORECASE)       # what stands before a sentence in the prompt, or is like it
+_ECHO = re.compile(r"\bsentence\b(?! tree| tag)[^:]{0,5}:", re.IGNORECASE)    # what stands before a sentence in the prompt, or is like it
 _AROUND = "`*\"'.,;:()[]"             # what a chat model may put around an answer, or between tags
 
 

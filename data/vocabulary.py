@@ -11,7 +11,6 @@ from data.models import first_line
 from data.splits import DataError
 from data.trees import split_words
 
-
 PAD, END, UNKNOWN = "\npad", "\nend", "\nunknown"         # no text holds these: <pad>, </s> and <unk> may be words of it
 
 
